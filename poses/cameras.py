@@ -1,0 +1,165 @@
+"""Cameras: projection, distortion, rays, world and camera frames, triangulation.
+
+Convention (OpenCV): x_cam = R @ x_world + t in metres, x right, y down, z forward; pixels = K @ (x/z, y/z, 1) after
+distortion with k1, k2, p1, p2, k3 (OpenCV, "Camera Calibration and 3D Reconstruction").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edgelift.poses.errors import EdgeliftError
+
+Float64 = NDArray[np.float64]
+
+UNDISTORT_ITERATIONS = 30  # fixed point; HumanEva's k1 = -0.3 reaches 1e-9 at the image corner within these
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """One calibrated camera; raises EdgeliftError on non-finite numbers or a rotation that is none.
+
+    K (3, 3) pixels; dist (5,) k1 k2 p1 p2 k3; R (3, 3) and t (3,) metres, world to camera; size (width, height) pixels.
+    """
+
+    name: str
+    K: Float64
+    dist: Float64
+    R: Float64
+    t: Float64
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        for field, shape in (("K", (3, 3)), ("dist", (5,)), ("R", (3, 3)), ("t", (3,))):
+            value = np.asarray(getattr(self, field), np.float64)
+            if value.shape != shape or not np.isfinite(value).all():
+                raise EdgeliftError(
+                    f"camera {self.name}: {field}", np.array2string(value, precision=4), f"{shape} finite numbers",
+                    "Correct or recalibrate this camera.",
+                )  # fmt: skip
+            object.__setattr__(self, field, value)
+        if np.abs(self.R @ self.R.T - np.eye(3)).max() > 1e-4 or np.linalg.det(self.R) < 0:
+            raise EdgeliftError(
+                f"camera {self.name}: R", f"determinant {np.linalg.det(self.R):.4f}", "an orthonormal rotation",
+                "Check that R is a matrix (not a Rodrigues vector) and belongs to x_cam = R x_world + t.",
+            )  # fmt: skip
+        if self.K[0, 0] <= 0 or self.K[1, 1] <= 0 or min(self.size) <= 0:
+            raise EdgeliftError(
+                f"camera {self.name}", f"focal lengths {self.K[0, 0]}, {self.K[1, 1]}, size {self.size}",
+                "positive numbers", "Correct the intrinsics.",
+            )  # fmt: skip
+
+    @property
+    def centre(self) -> Float64:
+        """Optical centre in the world, (3,) metres."""
+        return -self.R.T @ self.t
+
+    @property
+    def intrinsics(self) -> Float64:
+        """(4,) fx, fy, cx, cy in pixels: what a rays lifter takes."""
+        return np.array([self.K[0, 0], self.K[1, 1], self.K[0, 2], self.K[1, 2]])
+
+
+def screen_intrinsics(size: tuple[int, int]) -> Float64:
+    """(4,) f = width / 2 and c = size / 2: the `screen` normalisation, for cameras of unknown intrinsics."""
+    width, height = size
+    return np.array([width / 2, width / 2, width / 2, height / 2])
+
+
+def world_to_camera(points: ArrayLike, camera: Camera) -> Float64:
+    """(..., 3) world metres to camera metres."""
+    return np.asarray(points, np.float64) @ camera.R.T + camera.t
+
+
+def camera_to_world(points: ArrayLike, camera: Camera) -> Float64:
+    """(..., 3) camera metres to world metres."""
+    return (np.asarray(points, np.float64) - camera.t) @ camera.R
+
+
+def distort(rays: ArrayLike, dist: Float64) -> Float64:
+    """(..., 2) ideal normalised image points x/z, y/z to distorted ones (OpenCV's five-coefficient model)."""
+    rays = np.asarray(rays, np.float64)
+    k1, k2, p1, p2, k3 = dist
+    x, y = rays[..., 0], rays[..., 1]
+    r2 = x * x + y * y
+    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
+    dx = 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+    dy = p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+    return np.stack([x * radial + dx, y * radial + dy], -1)
+
+
+def undistort(points: ArrayLike, dist: Float64) -> Float64:
+    """(..., 2) distorted normalised image points to ideal ones: the inverse of `distort`, by fixed-point iteration."""
+    distorted = np.asarray(points, np.float64)
+    ideal = distorted.copy()
+    for _ in range(UNDISTORT_ITERATIONS if np.any(dist) else 0):
+        ideal = ideal + (distorted - distort(ideal, dist))
+    return ideal
+
+
+def normalise(pixels: ArrayLike, K: Float64) -> Float64:
+    """(..., 2) pixels to normalised image points, K with skew allowed."""
+    xy = np.asarray(pixels, np.float64)
+    y = (xy[..., 1] - K[1, 2]) / K[1, 1]
+    x = (xy[..., 0] - K[0, 2] - K[0, 1] * y) / K[0, 0]
+    return np.stack([x, y], -1)
+
+
+def denormalise(points: ArrayLike, K: Float64) -> Float64:
+    """(..., 2) normalised image points to pixels."""
+    xy = np.asarray(points, np.float64)
+    return np.stack(
+        [K[0, 0] * xy[..., 0] + K[0, 1] * xy[..., 1] + K[0, 2], K[1, 1] * xy[..., 1] + K[1, 2]],
+        -1,
+    )
+
+
+def project(points: ArrayLike, camera: Camera) -> Float64:
+    """(..., 3) world metres to (..., 2) raw (distorted) pixels; NaN behind the camera."""
+    local = world_to_camera(points, camera)
+    z = np.where(local[..., 2:] > 0, local[..., 2:], np.nan)
+    return denormalise(distort(local[..., :2] / z, camera.dist), camera.K)
+
+
+def rays(pixels: ArrayLike, camera: Camera) -> Float64:
+    """(..., 2) raw pixels to (..., 2) ideal normalised points x/z, y/z; NaN passes through."""
+    return undistort(normalise(pixels, camera.K), camera.dist)
+
+
+def undistort_pixels(pixels: ArrayLike, camera: Camera) -> Float64:
+    """(..., 2) raw pixels to the pixels a camera without distortion (and skew) would see: the lifter's input."""
+    ideal = rays(pixels, camera)
+    fx, fy, cx, cy = camera.intrinsics
+    return ideal * np.array([fx, fy]) + np.array([cx, cy])
+
+
+def triangulate(keypoints: ArrayLike, cameras: Sequence[Camera]) -> tuple[Float64, Float64]:
+    """Triangulate by confidence-weighted DLT (Hartley & Zisserman 2004, 12.2), all points at once.
+
+    keypoints (views, ..., 3): raw pixels and confidence; not > 0 is missing. Returns points (..., 3) in world metres,
+    NaN where fewer than two views see a point, and residuals (views, ...) in raw pixels, NaN where a view is missing.
+    """
+    keypoints = np.asarray(keypoints, np.float64)
+    if len(keypoints) != len(cameras):
+        raise EdgeliftError(
+            "triangulation", f"{len(keypoints)} views and {len(cameras)} cameras", "as many views as cameras",
+            "Give one camera a view, in the same order.",
+        )  # fmt: skip
+    weight = np.where(keypoints[..., 2] > 0, keypoints[..., 2], 0.0)
+    normal = np.zeros((*keypoints.shape[1:-1], 4, 4))
+    for view, w, camera in zip(keypoints, weight, cameras, strict=True):
+        xy = np.where(w[..., None] > 0, rays(np.where(w[..., None] > 0, view[..., :2], camera.K[:2, 2]), camera), 0.0)
+        P = np.hstack([camera.R, camera.t[:, None]])
+        rows = (xy[..., None] * P[2] - P[:2]) * w[..., None, None]
+        normal += np.swapaxes(rows, -1, -2) @ rows
+    seen = (weight > 0).sum(0) >= 2
+    solution = np.linalg.eigh(normal)[1][..., 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        points = np.where(seen[..., None], solution[..., :3] / solution[..., 3:], np.nan)
+        projected = np.stack([project(points, camera) for camera in cameras])
+        residuals = np.linalg.norm(projected - keypoints[..., :2], axis=-1)
+    return points, np.where(weight > 0, residuals, np.nan)

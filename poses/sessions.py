@@ -1,0 +1,204 @@
+"""Session: one person's keypoints in several synchronised views, on a common timeline; the `.npz` it lives in."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelift.poses.cameras import Camera
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.skeletons import Skeleton, check_joints, convert, convert_poses, skeleton
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """One person, every view, one timeline; validated when made, EdgeliftError names what is wrong.
+
+    keypoints float32 (views, frames, joints, 3): raw pixels x, y and confidence in [0, 1]; missing is NaN, NaN, 0.
+    timestamps float64 (frames,) seconds, strictly rising. cameras: one a view, or None where no rig is known yet.
+    time_offset_s float64 (views,): what to add to a view's clock, zero where synchronised.
+    poses float32 (frames, joints, 3) world metres, NaN where unknown, or None: truth, never read by label-free training.
+    """
+
+    keypoints: NDArray[np.float32]
+    timestamps: NDArray[np.float64]
+    camera_names: tuple[str, ...]
+    cameras: tuple[Camera, ...] | None
+    skeleton: Skeleton
+    time_offset_s: NDArray[np.float64]
+    subject: str = ""
+    action: str = ""
+    poses: NDArray[np.float32] | None = None
+    name: str = "session"
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+    @property
+    def rig(self) -> tuple[Camera, ...]:
+        """The cameras; EdgeliftError where the session has none."""
+        if self.cameras is None:
+            raise EdgeliftError(f"session {self.name}", "no cameras", "a calibrated rig", "Convert it with --cameras.")
+        return self.cameras
+
+    def view(self, name: str) -> int:
+        """Return the index of the view of that camera name."""
+        if name not in self.camera_names:
+            raise EdgeliftError(
+                f"camera of session {self.name}", repr(name), f"one of {', '.join(self.camera_names)}",
+                "Give one of these to --camera.",
+            )  # fmt: skip
+        return self.camera_names.index(name)
+
+    def to_skeleton(self, target: Skeleton) -> Session:
+        """Return the same session with its joints (and its poses) converted."""
+        if target.name == self.skeleton.name:
+            return self
+        from dataclasses import replace
+
+        return replace(
+            self,
+            keypoints=convert(self.keypoints, self.skeleton, target).astype(np.float32),
+            poses=None if self.poses is None else convert_poses(self.poses, self.skeleton, target).astype(np.float32),
+            skeleton=target,
+        )
+
+
+def clean_keypoints(keypoints: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return float32 keypoints with every missing joint (confidence not > 0, or x, y not finite) as NaN, NaN, 0."""
+    out = keypoints.astype(np.float32, copy=True)
+    missing = ~(out[..., 2] > 0) | ~np.isfinite(out[..., :2]).all(-1)
+    out[missing] = (np.nan, np.nan, 0)
+    return out
+
+
+def _validate(s: Session) -> None:
+    where = f"session {s.name}"
+    if s.keypoints.ndim != 4:
+        raise EdgeliftError(
+            f"{where}: keypoints", f"shape {s.keypoints.shape}", "(views, frames, joints, 3)", "Convert it again."
+        )
+    check_joints(s.keypoints, s.skeleton)
+    views, frames = s.keypoints.shape[:2]
+    _expect(len(s.camera_names) == views, where, f"{len(s.camera_names)} camera names for {views} views", "one a view")
+    _expect(len(set(s.camera_names)) == views, where, f"camera names {s.camera_names}", "names that differ")
+    _expect(s.time_offset_s.shape == (views,), where, f"time_offset_s {s.time_offset_s.shape}", f"({views},)")
+    _expect(s.timestamps.shape == (frames,), where, f"timestamps {s.timestamps.shape}", f"({frames},)")
+    _expect(frames > 0, where, "no frame", "at least one")
+    rising = np.isfinite(s.timestamps).all() and bool((np.diff(s.timestamps) > 0).all())
+    _expect(rising, f"{where}: timestamps", "not finite or not strictly rising", "seconds that rise frame by frame")
+    confidence = s.keypoints[..., 2]
+    in_range = bool(((confidence >= 0) & (confidence <= 1)).all())
+    _expect(in_range, f"{where}: confidence", "numbers outside [0, 1] or NaN", "confidence in [0, 1]")
+    seen = s.keypoints[confidence > 0]
+    _expect(bool(np.isfinite(seen).all()), f"{where}: keypoints", "NaN or infinity with confidence > 0", "finite pixels")
+    if s.cameras is not None:
+        names = tuple(c.name for c in s.cameras)
+        _expect(names == s.camera_names, f"{where}: cameras", f"{names}", f"{s.camera_names}, one a view, in order")
+    if s.poses is not None:
+        shape = (frames, len(s.skeleton.joints), 3)
+        _expect(s.poses.shape == shape, f"{where}: poses", f"shape {s.poses.shape}", f"{shape}")
+
+
+def _expect(ok: bool, subject: str, received: str, expected: str) -> None:
+    if not ok:
+        raise EdgeliftError(subject, received, expected, "Convert or simulate the session again.")
+
+
+def save_session(session: Session, path: Path) -> None:
+    """Write one `.npz` that loads without pickle; complete or not at all (temporary name, then rename)."""
+    arrays: dict[str, NDArray[np.generic]] = {
+        "format_version": np.array(FORMAT_VERSION),
+        "keypoints": session.keypoints,
+        "timestamps": session.timestamps,
+        "time_offset_s": session.time_offset_s,
+        "camera_names": np.array(session.camera_names),
+        "skeleton": np.array(session.skeleton.name),
+        "subject": np.array(session.subject),
+        "action": np.array(session.action),
+    }
+    if session.cameras is not None:
+        arrays |= {f"camera_{k}": np.stack([getattr(c, k) for c in session.cameras]) for k in ("K", "dist", "R", "t")}
+        arrays["camera_size"] = np.array([c.size for c in session.cameras])
+    if session.poses is not None:
+        arrays["poses"] = session.poses
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    os.replace(temporary, path)
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Read every array of an `.npz` without pickle; a missing, truncated or foreign file is an EdgeliftError."""
+    remedy = "Write the file again; if it was copied, compare its size with the original."
+    if not path.is_file():
+        raise EdgeliftError(str(path), "no such file", "an .npz file", "Check the path.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
+        raise EdgeliftError(str(path), f"an unreadable archive ({error})", "a whole .npz", remedy) from error
+
+
+def load_session(path: Path) -> Session:
+    """Read and validate one session file; its name is the file's."""
+    a = load_arrays(path)
+    required = ("keypoints", "timestamps", "time_offset_s", "camera_names", "skeleton", "subject", "action")
+    lacking = [key for key in required if key not in a]
+    if lacking:
+        raise EdgeliftError(str(path), f"no {', '.join(lacking)}", "a session file", "Make one with `edgelift convert`.")
+    names = tuple(str(n) for n in a["camera_names"])
+    return Session(
+        keypoints=np.asarray(a["keypoints"], np.float32),
+        timestamps=np.asarray(a["timestamps"], np.float64),
+        camera_names=names,
+        cameras=_load_cameras(path, a, names),
+        skeleton=skeleton(str(a["skeleton"])),
+        time_offset_s=np.asarray(a["time_offset_s"], np.float64),
+        subject=str(a["subject"]),
+        action=str(a["action"]),
+        poses=np.asarray(a["poses"], np.float32) if "poses" in a else None,
+        name=path.stem,
+    )
+
+
+def _load_cameras(path: Path, a: dict[str, NDArray[np.generic]], names: Sequence[str]) -> tuple[Camera, ...] | None:
+    keys = [f"camera_{k}" for k in ("K", "dist", "R", "t", "size")]
+    present = [k for k in keys if k in a]
+    if not present:
+        return None
+    if len(present) < len(keys) or any(len(a[k]) != len(names) for k in keys):
+        raise EdgeliftError(str(path), f"cameras with {present}", f"{keys}, {len(names)} of each", "Convert it again.")
+    columns = [np.asarray(a[k], np.float64) for k in keys]
+    return tuple(
+        Camera(name, K, dist, R, t, (int(size[0]), int(size[1])))
+        for name, K, dist, R, t, size in zip(names, *columns, strict=True)
+    )
+
+
+def find_sessions(paths: Iterable[Path]) -> list[Path]:
+    """Return session files from files and directories (every `.npz` directly inside), sorted by name."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(path.glob("*.npz"))
+            if not inside:
+                raise EdgeliftError(str(path), "a directory without .npz files", "sessions", "Make some first.")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def load_sessions(paths: Iterable[Path]) -> list[Session]:
+    """Load every session of the files and directories."""
+    return [load_session(path) for path in find_sessions(paths)]
