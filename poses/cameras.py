@@ -17,6 +17,7 @@ from edgelift.poses.errors import EdgeliftError
 Float64 = NDArray[np.float64]
 
 UNDISTORT_ITERATIONS = 30  # fixed point; HumanEva's k1 = -0.3 reaches 1e-9 at the image corner within these
+UNDISTORT_STEP = 1e-10  # a smaller step ends it early: 1e-7 pixels; weak lenses need five iterations, live frames count
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,10 @@ def undistort(points: ArrayLike, dist: Float64) -> Float64:
     distorted = np.asarray(points, np.float64)
     ideal = distorted.copy()
     for _ in range(UNDISTORT_ITERATIONS if np.any(dist) else 0):
-        ideal = ideal + (distorted - distort(ideal, dist))
+        step = distorted - distort(ideal, dist)
+        ideal = ideal + step
+        if not (np.abs(step) > UNDISTORT_STEP).any():  # NaN (missing) compares false
+            break
     return ideal
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from edgelift.poses.cameras import Camera
@@ -25,7 +27,7 @@ class Session:
     keypoints float32 (views, frames, joints, 3): raw pixels x, y and confidence in [0, 1]; missing is NaN, NaN, 0.
     timestamps float64 (frames,) seconds, strictly rising. cameras: one a view, or None where no rig is known yet.
     time_offset_s float64 (views,): what to add to a view's clock, zero where synchronised.
-    poses float32 (frames, joints, 3) world metres, NaN where unknown, or None: truth, never read by label-free training.
+    poses float32 (frames, joints, 3) world metres, NaN where unknown, or None: truth, not read by label-free training.
     """
 
     keypoints: NDArray[np.float32]
@@ -93,13 +95,15 @@ def _validate(s: Session) -> None:
     _expect(s.time_offset_s.shape == (views,), where, f"time_offset_s {s.time_offset_s.shape}", f"({views},)")
     _expect(s.timestamps.shape == (frames,), where, f"timestamps {s.timestamps.shape}", f"({frames},)")
     _expect(frames > 0, where, "no frame", "at least one")
-    rising = np.isfinite(s.timestamps).all() and bool((np.diff(s.timestamps) > 0).all())
+    rising = bool(np.isfinite(s.timestamps).all() and (np.diff(s.timestamps) > 0).all())
     _expect(rising, f"{where}: timestamps", "not finite or not strictly rising", "seconds that rise frame by frame")
     confidence = s.keypoints[..., 2]
     in_range = bool(((confidence >= 0) & (confidence <= 1)).all())
     _expect(in_range, f"{where}: confidence", "numbers outside [0, 1] or NaN", "confidence in [0, 1]")
     seen = s.keypoints[confidence > 0]
-    _expect(bool(np.isfinite(seen).all()), f"{where}: keypoints", "NaN or infinity with confidence > 0", "finite pixels")
+    _expect(
+        bool(np.isfinite(seen).all()), f"{where}: keypoints", "NaN or infinity with confidence > 0", "finite pixels"
+    )
     if s.cameras is not None:
         names = tuple(c.name for c in s.cameras)
         _expect(names == s.camera_names, f"{where}: cameras", f"{names}", f"{s.camera_names}, one a view, in order")
@@ -132,9 +136,12 @@ def save_session(session: Session, path: Path) -> None:
         arrays["poses"] = session.poses
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -143,9 +150,10 @@ def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
         raise EdgeliftError(str(path), "no such file", "an .npz file", "Check the path.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # opened here: numpy leaves its own handle open when the archive turns out to be broken
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
         raise EdgeliftError(str(path), f"an unreadable archive ({error})", "a whole .npz", remedy) from error
 
 
@@ -155,7 +163,9 @@ def load_session(path: Path) -> Session:
     required = ("keypoints", "timestamps", "time_offset_s", "camera_names", "skeleton", "subject", "action")
     lacking = [key for key in required if key not in a]
     if lacking:
-        raise EdgeliftError(str(path), f"no {', '.join(lacking)}", "a session file", "Make one with `edgelift convert`.")
+        raise EdgeliftError(
+            str(path), f"no {', '.join(lacking)}", "a session file", "Make one with `edgelift convert`."
+        )
     names = tuple(str(n) for n in a["camera_names"])
     return Session(
         keypoints=np.asarray(a["keypoints"], np.float32),

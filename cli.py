@@ -1,0 +1,306 @@
+"""The command line: one thin command a verb; it parses, calls, prints. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from edgelift.poses.errors import EdgeliftError, missing_extra
+
+app = typer.Typer(
+    help="Train 2D-to-3D pose lifters from multi-view 2D keypoints without 3D labels, and run them live.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+# everything for people goes to standard error: standard output is for --json and for `-` sinks
+say = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
+Sessions = Annotated[list[Path], typer.Argument(help="Session files (.npz), or directories of them.")]
+Units = Annotated[Literal["m", "mm"] | None, typer.Option(help="Unit of the camera file's translations.")]
+
+EXTRAS = {"torch": "train", "safetensors": "train", "onnx": "train", "onnxscript": "train", "onnxruntime": "cpu"}
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except EdgeliftError as error:
+        say.print(f"[bold red]error:[/] {_escape(str(error))}")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in EXTRAS:
+            raise
+        say.print(f"[bold red]error:[/] {_escape(str(missing_extra(name, EXTRAS[name])))}")
+        sys.exit(2)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _finish(result: dict[str, Any], as_json: bool, *lines: str) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
+    for line in lines:
+        say.print(_escape(line))
+
+
+@contextmanager
+def _bar(label: str, as_json: bool) -> Iterator[Callable[[int, int, str], None]]:
+    columns = TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
+    with Progress(*columns, console=say, disable=as_json or not say.is_terminal) as progress:
+        task = progress.add_task(label, total=None, note="")
+        yield lambda done, total, note: progress.update(task, completed=done, total=total, note=note)
+
+
+@app.command(epilog="Example: edgelift simulate -o sessions/train --seed 0")
+def simulate(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory for the session files.")],
+    motion: Annotated[Path | None, typer.Option(help="Motion .npz; without it an embedded person moves.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only clips of this split of the motion file.")] = None,
+    exclude_subjects: Annotated[list[str] | None, typer.Option(help="Leave these subjects out (repeatable).")] = None,
+    rig: Annotated[str | None, typer.Option(help="FILE.json:NAME or FILE.toml; without it an embedded rig.")] = None,
+    units: Units = None,
+    cameras: Annotated[str | None, typer.Option(help="Use these cameras: numbers or names, comma-separated.")] = None,
+    fps: float = 20.0,
+    window: Annotated[float, typer.Option(help="Seconds a session.")] = 6.0,
+    noise_px: Annotated[float, typer.Option(help="Standard deviation of each coordinate, pixels.")] = 0.0,
+    noise_model: Annotated[Literal["independent", "detector"], typer.Option()] = "independent",
+    missing: Annotated[float, typer.Option(help="Fraction of joints missing.")] = 0.0,
+    swaps: Annotated[float, typer.Option(help="Fraction of frames with left and right swapped, each view.")] = 0.0,
+    subjects: Annotated[int, typer.Option(help="How many people the embedded generator makes.")] = 8,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Film motion with a rig: one session a window, with noise, missing joints and swaps as asked."""
+    from edgelift.poses.motion import load_motion
+    from edgelift.poses.person import clips
+    from edgelift.poses.rigs import pick_cameras, read_rig
+    from edgelift.poses.sessions import save_session
+    from edgelift.poses.studio import StudioSettings, film, studio_rig
+
+    settings = StudioSettings(fps, window, noise_px, noise_model, missing, swaps, seed)
+    filmed = studio_rig() if rig is None else read_rig(rig, units)
+    filmed = pick_cameras(filmed, cameras) if cameras else filmed
+    if motion is None:
+        source = clips(window, 60.0, subjects, seed)
+    else:
+        source = load_motion(motion, split, tuple(exclude_subjects or ()))
+    frames = sessions = 0
+    with _bar("filming", as_json) as progress:
+        for session in film(source, filmed, settings):
+            save_session(session, output / f"{session.name}.npz")
+            sessions, frames = sessions + 1, frames + session.keypoints.shape[1]
+            progress(sessions, sessions, session.name)
+    result = {"sessions": sessions, "frames": frames, "cameras": [c.name for c in filmed], "output": str(output)}
+    _finish(result, as_json, f"{sessions} sessions, {frames} multi-view frames, {len(filmed)} cameras -> {output}/")
+
+
+@app.command(
+    epilog="Example: edgelift convert BalancingTrial --format openpose --cameras Calib.toml --units m "
+    "--skeleton body25b --fps 60 -o balancing.npz"
+)
+def convert(
+    source: Annotated[Path, typer.Argument(help="What the detector wrote.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Session file (openpose) or directory (videopose3d).")],
+    format_: Annotated[Literal["openpose", "videopose3d"], typer.Option("--format")],
+    skeleton: Annotated[str, typer.Option(help="Skeleton the file was written in.")],
+    fps: Annotated[float, typer.Option(help="Frames a second of the recording.")],
+    cameras: Annotated[str | None, typer.Option(help="Rig: Calib.toml or FILE.json:NAME.")] = None,
+    units: Units = None,
+    view: Annotated[list[str] | None, typer.Option(help="FOLDER=CAMERA where the names do not match.")] = None,
+    poses: Annotated[Path | None, typer.Option(help="videopose3d: the 3D file, if there is one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn detector files into sessions; says which people were discarded."""
+    from edgelift.poses.conversion import convert_openpose, convert_videopose3d
+
+    if format_ == "openpose":
+        result, lines = convert_openpose(source, output, skeleton, fps, cameras, units, view or [])
+    else:
+        result, lines = convert_videopose3d(source, output, skeleton, fps, cameras, units, poses)
+    _finish(result, as_json, *lines)
+
+
+@app.command(epilog="Example: edgelift triangulate balancing.npz -o balancing.trc")
+def triangulate(
+    session: Annotated[Path, typer.Argument(help="A multi-view session.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="x.trc, or x.npz (the session with poses).")],
+    as_json: Json = False,
+) -> None:
+    """Triangulate a session's views into world poses."""
+    from edgelift.poses.conversion import triangulate_session
+
+    result, lines = triangulate_session(session, output)
+    _finish(result, as_json, *lines)
+
+
+@app.command(epilog="Example: edgelift train sessions/train --validate sessions/test --epochs 40 -o runs/first")
+def train(
+    sessions: Sessions,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Run directory; an interrupted run goes on from it.")],
+    supervision: Annotated[Literal["views", "poses"], typer.Option(help="views: no 3D label.")] = "views",
+    model: Annotated[Literal["frame"], typer.Option()] = "frame",
+    width: int = 1024,
+    epochs: int = 40,
+    batch: Annotated[int, typer.Option(help="Multi-view frames a step.")] = 256,
+    seed: int = 0,
+    skeleton: str = "common14",
+    camera_input: Annotated[Literal["rays", "screen"], typer.Option(help="rays: known intrinsics at run time.")] = "rays",
+    dropout: float = 0.1,
+    learning_rate: float = 1e-3,
+    validate: Annotated[list[Path] | None, typer.Option(help="Sessions with truth: MPJPE every epoch.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a lifter from multi-view 2D keypoints."""
+    from edgelift.poses.sessions import load_sessions
+    from edgelift.trainer import fit
+    from edgelift.trainer.deploy import save_reference
+    from edgelift.trainer.settings import TrainSettings
+
+    settings = TrainSettings(
+        skeleton=skeleton, supervision=supervision, model=model, camera_input=camera_input, width=width,
+        epochs=epochs, batch=batch, seed=seed, dropout=dropout, learning_rate=learning_rate,
+    )  # fmt: skip
+    loaded, held_out = load_sessions(sessions), load_sessions(validate or [])
+    say.print(f"{fit.describe(settings)}; {len(loaded)} sessions")
+    with _bar("training", as_json) as progress:
+        result = fit.train(
+            loaded, output, settings, held_out,
+            lambda epoch, epochs, row: progress(epoch, epochs, " ".join(f"{k} {v:.4g}" for k, v in row.items())),
+        )  # fmt: skip
+    save_reference(output, held_out or loaded, settings, bool(held_out))
+    fit.plot_metrics(output)
+    facts = result.to_dict()
+    last = f", validation MPJPE {result.validation[-1][1]:.1f} mm" if result.validation else ""
+    _finish(facts, as_json, f"{epochs} epochs, {facts['frames_per_second']} frames/s{last} -> {facts['checkpoint']}")
+
+
+@app.command(epilog="Example: edgelift export runs/first -o bundles/first")
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory of `edgelift train`.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle directory to make.")],
+    as_json: Json = False,
+) -> None:
+    """Export a run to a bundle: ONNX graph, weights, reference set, manifest with hashes."""
+    from edgelift.trainer.deploy import export_run
+
+    bundle = export_run(run, output)
+    parity, opset = bundle.manifest["parity"], bundle.manifest["opset"]
+    result = {"bundle": str(bundle.path), "parity_mm": parity["worst_joint_mm"], "opset": opset}
+    line = f"opset {opset}, ONNX Runtime within {parity['worst_joint_mm']:.5f} mm of PyTorch -> {bundle.path}/"
+    _finish(result, as_json, line)
+
+
+@app.command(epilog="Example: edgelift lift bundles/first --source balancing.npz --camera cam_01 --sink poses.jsonl")
+def lift(
+    bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
+    source: Annotated[Path, typer.Option(help="A session to replay.")],
+    camera: Annotated[str | None, typer.Option(help="Which of its cameras.")] = None,
+    sink: Annotated[str, typer.Option(help="JSON-lines file, or - for standard output.")] = "-",
+    fast: Annotated[bool, typer.Option("--fast", help="As fast as it goes, instead of the recording's rate.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Lift a stream of keypoints, one frame at a time, with ONNX Runtime on the CPU."""
+    from edgelift.runtime.backends import OnnxRuntimeCpu
+    from edgelift.runtime.bundle import load_bundle
+    from edgelift.runtime.lift import lift_stream
+    from edgelift.runtime.sinks.jsonl import JsonLines
+    from edgelift.runtime.sources.replay import Replay
+
+    if as_json and sink == "-":
+        raise EdgeliftError("--json", "--sink - as well", "one of them on standard output", "Give --sink a file.")
+    loaded = load_bundle(bundle)
+    replay = Replay(source, camera, fast)
+    with OnnxRuntimeCpu(loaded) as backend, JsonLines(sink) as lines:
+        summary = lift_stream(loaded, backend, replay, lines.write)
+    facts = summary.to_dict()
+    t = facts["latency_ms"]
+    _finish(
+        facts, as_json,
+        f"{facts['lifted']} of {facts['frames']} frames lifted by {facts['provider']}, {facts['dropped']} dropped; "
+        f"latency ms p50 {t['p50']} p90 {t['p90']} p99 {t['p99']} max {t['max']} -> {sink}",
+    )  # fmt: skip
+
+
+@app.command(epilog="Example: edgelift evaluate bundles/first sessions/test")
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
+    sessions: Sessions,
+    camera: Annotated[list[str] | None, typer.Option(help="Only these cameras (repeatable).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a bundle's lifter against the sessions' truth, or against triangulation where there is none."""
+    from edgelift.poses.sessions import load_sessions
+    from edgelift.runtime.backends import OnnxRuntimeCpu
+    from edgelift.runtime.bundle import load_bundle
+    from edgelift.trainer.deploy import backend_lift
+    from edgelift.trainer.evaluate import evaluate as run
+
+    loaded = load_bundle(bundle)
+    with OnnxRuntimeCpu(loaded, threads=2) as backend:
+        scores = run(
+            backend_lift(backend), load_sessions(sessions), loaded.skeleton, loaded.camera_input,
+            loaded.frames, loaded.frame_interval_s, camera or (),
+        )  # fmt: skip
+    _finish(scores, as_json)
+    if not as_json:
+        _print_scores(scores)
+
+
+def _print_scores(scores: dict[str, Any]) -> None:
+    out = Console(highlight=False)
+    table = Table(title=f"{scores['frames']} lifted views against {scores['against']}")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    for key, value in scores.items():
+        if isinstance(value, int | float) and key != "frames":
+            table.add_row(key, f"{value:.3f}" if key == "pck150" else f"{value:.1f}")
+    for joint, value in scores["flexion_error_deg"].items():
+        table.add_row(f"{joint} flexion, deg", "-" if value is None else f"{value:.1f}")
+    out.print(table)
+    joints = Table(title="root-relative error, mm")
+    for column in ("joint", "mm"):
+        joints.add_column(column, justify="left" if column == "joint" else "right")
+    for joint, value in scores["per_joint_mm"].items():
+        joints.add_row(joint, "-" if value is None else f"{value:.1f}")
+    out.print(joints)
+    actions = Table(title="by action")
+    keys = ("mpjpe_mm", "root_relative_mpjpe_mm", "p_mpjpe_mm", "frames")
+    for column in ("action", *keys):
+        actions.add_column(column, justify="left" if column == "action" else "right")
+    for action, row in scores["per_action"].items():
+        actions.add_row(action, *("-" if row[k] is None else f"{row[k]:.0f}" for k in keys))
+    out.print(actions)
+
+
+@app.command(epilog="Example: edgelift demo -o demo")
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Directory for everything it makes.")] = Path("demo"),
+    epochs: int = 12,
+    width: int = 512,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Do the main job on an embedded default: simulate, train without labels, export, lift, evaluate, report."""
+    from edgelift.trainer.demo import run_demo
+
+    result = run_demo(output, epochs, width, seed, lambda line: say.print(_escape(line)))
+    _finish(result, as_json, f"open {result['report']}")
+
+
+if __name__ == "__main__":
+    main()

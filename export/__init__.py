@@ -1,0 +1,1 @@
+"""A module it is handed to ONNX, parity, bundle."""

@@ -1,0 +1,78 @@
+"""A lifter it is handed, to a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from safetensors.numpy import save_file as save_numpy
+from safetensors.torch import save_file as save_torch
+from torch import nn
+
+from edgelift.export.onnx_graph import PARITY_BATCHES, export_onnx, graph_inputs, parity_mm
+from edgelift.poses.skeletons import Skeleton
+from edgelift.runtime.bundle import ONNX, Bundle, write_bundle
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Held-out input that a bundle keeps: keypoints (n, frames, joints, 3), intrinsics (n, 4), poses (n, joints, 3).
+
+    poses are the world-free truth in the camera's frame, metres, NaN where nobody knows it.
+    """
+
+    keypoints: NDArray[np.float32]
+    intrinsics: NDArray[np.float32]
+    poses: NDArray[np.float32]
+
+
+def export_bundle(
+    model: nn.Module,
+    path: Path,
+    skeleton: Skeleton,
+    camera_input: str,
+    reference: Reference,
+    training: dict[str, Any],
+    frames: int = 1,
+    frame_interval_s: float = 0.05,
+) -> Bundle:
+    """Write graph, weights, initializers and reference set; check parity on the reference input; seal with hashes."""
+    manifest: dict[str, Any] = {
+        "skeleton": skeleton.name,
+        "joints": list(skeleton.joints),
+        "frames": frames,
+        "frame_interval_s": frame_interval_s,
+        "camera_input": camera_input,
+        "units": "m",
+        "training": training,
+        "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+        "parent": None,
+    }
+
+    def fill(folder: Path) -> None:
+        graph = folder / ONNX
+        manifest["opset"] = export_onnx(model, frames, len(skeleton.joints), graph)
+        worst = parity_mm(model, graph, reference.keypoints, reference.intrinsics)
+        manifest["parity"] = {"worst_joint_mm": worst, "windows": len(reference.keypoints), "batches": PARITY_BATCHES}
+        manifest["inputs"] = graph_inputs(graph)
+        save_torch({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "weights.safetensors")
+        save_numpy(initializers(graph), folder / "refit.safetensors")
+        np.savez_compressed(
+            folder / "reference.npz",
+            keypoints=reference.keypoints, intrinsics=reference.intrinsics, poses=reference.poses,
+        )  # fmt: skip
+
+    return write_bundle(path, manifest, fill)
+
+
+def initializers(graph: Path) -> dict[str, NDArray[Any]]:
+    """Return the float initializers of an ONNX file by name: what a refit replaces."""
+    tensors = {i.name: np.array(numpy_helper.to_array(i)) for i in onnx.load(graph).graph.initializer}
+    return {name: array for name, array in tensors.items() if array.dtype == np.float32}

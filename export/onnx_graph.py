@@ -1,0 +1,125 @@
+"""PyTorch to ONNX, and the proof that both say the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir.passes.common
+import onnxruntime
+import onnxscript.optimizer
+import onnxscript.rewriter
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgelift.poses.errors import EdgeliftError
+
+OPSET = 18
+PARITY_LIMIT_MM = 0.01  # worst joint
+PARITY_BATCHES = (1, 2, 5, 64)
+
+
+def export_onnx(model: nn.Module, frames: int, joints: int, path: Path) -> int:
+    """Write the lifter's graph with a dynamic batch; check it; return the opset that was really written.
+
+    Exported unoptimised and then folded by the public passes: the exporter's own optimiser merges equal small tensors,
+    so that initializer names would depend on the weights' values and a refit by name could hit the wrong tensor.
+    """
+    keypoints = torch.rand(2, frames, joints, 3) * 100
+    intrinsics = torch.tensor([[1000.0, 1000.0, 500.0, 500.0]]).repeat(2, 1)
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with _quiet():
+        program = torch.onnx.export(
+            model.eval(),
+            (keypoints, intrinsics),
+            dynamo=True,
+            optimize=False,
+            opset_version=OPSET,
+            input_names=["keypoints", "intrinsics"],
+            output_names=["poses"],
+            dynamic_shapes=({0: batch}, {0: batch}),
+        )
+        if program is None:
+            raise RuntimeError("torch.onnx.export returned no program")
+        proto = _fold(program.model)
+    onnx.checker.check_model(proto, full_check=True)
+    written = [o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")]
+    if written != [OPSET] or any(n.op_type == "Attention" for n in proto.graph.node):
+        raise EdgeliftError(
+            "exported graph", f"opset {written}", f"opset {OPSET} without Attention", "Report the torch version."
+        )
+    path.write_bytes(proto.SerializeToString())
+    return int(written[0])
+
+
+def _fold(model: Any) -> onnx.ModelProto:
+    onnx_ir.passes.common.InlinePass()(model)
+    for _ in range(2):  # the second round folds what the first one's rewrites uncovered (batch norm into linear)
+        onnxscript.optimizer.fold_constants(model)
+        model = onnxscript.rewriter.rewrite(model)
+        onnxscript.optimizer.remove_unused_nodes(model)
+    return onnx_ir.to_proto(model)
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep the exporter's progress lines off standard output, which belongs to --json."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def graph_inputs(path: Path) -> list[dict[str, Any]]:
+    """Return the graph's inputs as the manifest lists them: name, dtype, shape (a string is a dynamic dimension)."""
+    graph = onnx.load(path).graph
+    return [
+        {
+            "name": value.name,
+            "dtype": onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            "shape": [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim],
+        }
+        for value in graph.input
+    ]
+
+
+def parity_mm(
+    model: nn.Module, path: Path, keypoints: NDArray[np.float32], intrinsics: NDArray[np.float32]
+) -> float:
+    """Worst joint distance in mm between PyTorch and ONNX Runtime over the input, at several batch sizes.
+
+    keypoints (n, frames, joints, 3), intrinsics (n, 4): real input. EdgeliftError above PARITY_LIMIT_MM.
+    """
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        expected = model.eval()(torch.from_numpy(keypoints), torch.from_numpy(intrinsics)).numpy()
+    worst = max(_distance(session, keypoints, intrinsics, expected, size) for size in PARITY_BATCHES)
+    if not worst <= PARITY_LIMIT_MM:
+        raise EdgeliftError(
+            "parity of the exported graph", f"{worst:.4f} mm at the worst joint", f"at most {PARITY_LIMIT_MM} mm",
+            "Do not deploy it; report the torch and onnxruntime versions.",
+        )  # fmt: skip
+    return worst
+
+
+def _distance(
+    session: Any,
+    keypoints: NDArray[np.float32],
+    intrinsics: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    size: int,
+) -> float:
+    starts: Sequence[int] = range(0, len(keypoints), size)
+    given = [
+        session.run(None, {"keypoints": keypoints[i : i + size], "intrinsics": intrinsics[i : i + size]})[0]
+        for i in starts
+    ]
+    return 1000 * float(np.linalg.norm(np.concatenate(given) - expected, axis=-1).max())

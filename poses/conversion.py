@@ -1,0 +1,93 @@
+"""Detector files to session files: what `edgelift convert` and `edgelift triangulate` do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgelift.poses.cameras import triangulate
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.formats.openpose import read_openpose
+from edgelift.poses.formats.trc import write_trc
+from edgelift.poses.formats.videopose3d import read_videopose3d
+from edgelift.poses.recordings import Recording, choose_person
+from edgelift.poses.rigs import match_views, read_rig
+from edgelift.poses.sessions import load_session, save_session
+from edgelift.poses.skeletons import skeleton
+
+Told = tuple[dict[str, Any], list[str]]
+
+
+def convert_openpose(
+    source: Path, output: Path, skeleton_name: str, fps: float, cameras: str | None, units: str | None, view: Sequence[str]
+) -> Told:
+    """Write one session from an OpenPose folder; returns facts for --json and lines for people."""
+    _must_be_npz(output)
+    recording = read_openpose(source, skeleton(skeleton_name), fps)
+    rig = match_rig(recording, cameras, units, view)
+    session, selection = choose_person(recording, rig)
+    save_session(session, output)
+    views, frames = session.keypoints.shape[:2]
+    facts = {"session": str(output), "views": views, "frames": frames, "selection": selection.summary()}
+    return facts, [*selection.summary(), f"{views} views, {frames} frames, {session.skeleton.name} -> {output}"]
+
+
+def match_rig(recording: Recording, cameras: str | None, units: str | None, view: Sequence[str]) -> Any:
+    """Return the rig in the order of the recording's views."""
+    if cameras is None:
+        raise EdgeliftError("--cameras", "nothing", "Calib.toml or FILE.json:NAME", "Name the rig that filmed this.")
+    rig = {camera.name: camera for camera in read_rig(cameras, units)}
+    names = match_views([v.name for v in recording.views], list(rig), _pairs(view))
+    return tuple(rig[names[v.name]] for v in recording.views)
+
+
+def _pairs(view: Sequence[str]) -> dict[str, str]:
+    pairs = [word.partition("=") for word in view]
+    wrong = [f"{folder}{equals}{camera}" for folder, equals, camera in pairs if not (folder and equals and camera)]
+    if wrong:
+        raise EdgeliftError("--view", ", ".join(wrong), "FOLDER=CAMERA", "Write, say, --view left=cam_01.")
+    return {folder: camera for folder, _, camera in pairs}
+
+
+def convert_videopose3d(
+    source: Path, output: Path, skeleton_name: str, fps: float, cameras: str | None, units: str | None, poses: Path | None
+) -> Told:
+    """Write one session a subject and action into the directory `output`."""
+    if cameras is None:
+        raise EdgeliftError("--cameras", "nothing", "Calib.toml or FILE.json:NAME", "Name the rig that filmed this.")
+    sessions = list(read_videopose3d(source, poses, read_rig(cameras, units), fps, skeleton(skeleton_name)))
+    for session in sessions:
+        save_session(session, output / f"{session.name}.npz")
+    frames = sum(s.keypoints.shape[1] for s in sessions)
+    facts = {"output": str(output), "sessions": len(sessions), "frames": frames}
+    return facts, [f"{len(sessions)} sessions, {frames} frames -> {output}/"]
+
+
+def triangulate_session(source: Path, output: Path) -> Told:
+    """Write a session's triangulated poses as TRC, or the session with them as its poses."""
+    session = load_session(source)
+    if len(session.rig) < 2:
+        raise EdgeliftError(str(source), "one camera", "two or more", "Convert a multi-view recording.")
+    points, residuals = triangulate(session.keypoints, session.rig)
+    if output.suffix == ".trc":
+        write_trc(output, points, session.timestamps, session.skeleton.joints)
+    elif output.suffix == ".npz":
+        save_session(replace(session, poses=points.astype(np.float32)), output)
+    else:
+        raise EdgeliftError("-o", str(output), "a name that ends in .trc or .npz", "Choose one of the two.")
+    known = np.isfinite(points).all(-1)
+    median = float(np.nanmedian(residuals)) if known.any() else None
+    facts = {
+        "output": str(output), "frames": len(points), "joints_known": round(float(known.mean()), 4),
+        "residual_px_p50": median,
+    }  # fmt: skip
+    return facts, [f"{len(points)} frames, {known.mean():.1%} of joints, median residual {median} px -> {output}"]
+
+
+def _must_be_npz(output: Path) -> None:
+    if output.suffix != ".npz":
+        raise EdgeliftError("-o", str(output), "a session name that ends in .npz", "Write, say, -o take1.npz.")

@@ -1,0 +1,151 @@
+"""VideoPose3D's `.npz` files: 2D keypoints by subject, action and camera, and the 3D poses beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelift.poses.cameras import Camera
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.formats.safe_pickle import load_pickled_arrays
+from edgelift.poses.sessions import Session, clean_keypoints
+from edgelift.poses.skeletons import SKELETONS, Skeleton
+
+Cameras = Mapping[str, tuple[Camera, ...]] | tuple[Camera, ...]
+
+# of Human3.6M's 32 joints (many doubled) the 17 that are used, in the order of skeleton h36m17
+H36M_KEEP = [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27]
+LAYOUTS = {"coco": "coco17", "h36m": "h36m17", "humaneva15": "humaneva15"}  # `layout_name` where it identifies one
+METRES_LIMIT = 50.0  # nobody stands 50 m from the origin of a rig; in millimetres everybody does
+
+
+def read_videopose3d(
+    path_2d: Path, path_3d: Path | None, cameras_by_subject: Cameras, fps: float, skeleton: Skeleton
+) -> list[Session]:
+    """Read one Session a subject and action, named like `S9_Walking_1`.
+
+    2D: raw pixels without confidence, so 1 where finite; NaN is missing. 3D: world metres, 32 joints reduced to 17. All
+    cameras of an action are cut to the shortest of them and the poses. cameras_by_subject: a rig for all subjects or
+    one by subject, where `Train/S1` also finds `S1`; cameras in the order of the file's views.
+    """
+    if not (np.isfinite(fps) and fps > 0):
+        raise EdgeliftError("--fps", f"{fps}", "a positive frame rate", "Give the frame rate of the recording.")
+    archive = load_pickled_arrays(path_2d)
+    positions = _positions(path_2d, archive, "positions_2d")
+    _check_metadata(path_2d, archive.get("metadata"), skeleton)
+    poses = None if path_3d is None else _positions(path_3d, load_pickled_arrays(path_3d), "positions_3d")
+    sessions = []
+    for subject, actions in positions.items():
+        rig = _cameras_of(subject, cameras_by_subject)
+        for action, views in actions.items():
+            where = f"{path_2d} {subject} / {action}"
+            keypoints = _keypoints(where, views, rig, skeleton)
+            truth = None if poses is None else _poses(f"{path_3d}", poses, subject, action, skeleton)
+            sessions.append(_session(keypoints, truth, rig, fps, skeleton, subject, action))
+    _check_distinct(path_2d, [session.name for session in sessions])
+    return sessions
+
+
+def _positions(path: Path, archive: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] | None = archive.get(key)
+    if not isinstance(found, dict) or not found or not all(isinstance(actions, dict) for actions in found.values()):
+        raise EdgeliftError(
+            str(path), f"{', '.join(archive) or 'nothing'}", f"{key}: {{subject: {{action: ...}}}}",
+            "Give a data_2d_*.npz for the keypoints and a data_3d_*.npz for the poses.",
+        )  # fmt: skip
+    return found
+
+
+def _check_metadata(path: Path, metadata: Any, skeleton: Skeleton) -> None:
+    if not isinstance(metadata, dict):
+        return
+    layout, count = metadata.get("layout_name"), metadata.get("num_joints", len(skeleton.joints))
+    if count != len(skeleton.joints) or LAYOUTS.get(str(layout), skeleton.name) != skeleton.name:
+        fitting = LAYOUTS.get(str(layout)) or " or ".join(s.name for s in SKELETONS.values() if len(s.joints) == count)
+        raise EdgeliftError(
+            f"{path}: metadata", f"{count} joints of layout {layout}",
+            f"skeleton {skeleton.name} with {len(skeleton.joints)} joints",
+            f"Give --skeleton {fitting or 'of that kind'}.",
+        )  # fmt: skip
+
+
+def _cameras_of(subject: str, cameras: Cameras) -> tuple[Camera, ...]:
+    if not isinstance(cameras, Mapping):
+        return cameras
+    for name in (subject, subject.rpartition("/")[2]):
+        if name in cameras:
+            return cameras[name]
+    raise EdgeliftError(f"cameras of subject {subject}", "none", f"one of {', '.join(cameras)}", "Give its rig.")
+
+
+def _keypoints(where: str, views: Sequence[Any], rig: Sequence[Camera], skeleton: Skeleton) -> NDArray[np.float32]:
+    """(views, frames, joints, 3), cut to the shortest view."""
+    if len(views) != len(rig):
+        names = ", ".join(camera.name for camera in rig)
+        raise EdgeliftError(where, f"{len(views)} views", f"{len(rig)} ({names})", "Give the cameras of these views.")
+    arrays = [np.asarray(view, np.float32) for view in views]
+    joints = len(skeleton.joints)
+    for array in arrays:
+        if array.ndim != 3 or array.shape[1:] != (joints, 2):
+            expected = f"(frames, {joints}, 2) for skeleton {skeleton.name}"
+            raise EdgeliftError(where, f"shape {array.shape}", expected, "Give the skeleton of this file.")
+    frames = min(len(array) for array in arrays)
+    xy = np.stack([array[:frames] for array in arrays])
+    return clean_keypoints(np.concatenate([xy, np.ones_like(xy[..., :1])], -1))
+
+
+def _poses(path: str, poses: Mapping[str, Any], subject: str, action: str, skeleton: Skeleton) -> NDArray[np.float32]:
+    """(frames, joints, 3) world metres."""
+    where = f"{path} {subject} / {action}"
+    if action not in poses.get(subject, {}):
+        raise EdgeliftError(
+            where, "no such action", "every action of the 2D file", "Leave the 3D file out, or match them."
+        )
+    array = np.asarray(poses[subject][action], np.float32)
+    if array.ndim == 3 and array.shape[1] == 32 and skeleton.name == "h36m17":
+        array = array[:, H36M_KEEP]
+    if array.ndim != 3 or array.shape[1:] != (len(skeleton.joints), 3):
+        raise EdgeliftError(
+            where, f"shape {array.shape}", f"(frames, {len(skeleton.joints)}, 3) for skeleton {skeleton.name}",
+            "Leave the 3D file out, or give 2D keypoints of the same skeleton.",
+        )  # fmt: skip
+    finite = np.abs(array[np.isfinite(array)])
+    if finite.size and np.median(finite) > METRES_LIMIT:
+        raise EdgeliftError(where, f"a median coordinate of {np.median(finite):.0f}", "metres", "Divide it by 1000.")
+    return array
+
+
+def _session(
+    keypoints: NDArray[np.float32],
+    poses: NDArray[np.float32] | None,
+    rig: tuple[Camera, ...],
+    fps: float,
+    skeleton: Skeleton,
+    subject: str,
+    action: str,
+) -> Session:
+    # the 2D of an action may be longer than its 3D; both start together
+    frames = keypoints.shape[1] if poses is None else min(keypoints.shape[1], len(poses))
+    return Session(
+        keypoints=keypoints[:, :frames],
+        timestamps=np.arange(frames) / fps,
+        camera_names=tuple(camera.name for camera in rig),
+        cameras=rig,
+        skeleton=skeleton,
+        time_offset_s=np.zeros(len(rig)),
+        subject=subject,
+        action=action,
+        poses=None if poses is None else poses[:frames],
+        name=re.sub(r"[^A-Za-z0-9.-]+", "_", f"{subject}_{action}"),
+    )
+
+
+def _check_distinct(path: Path, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise EdgeliftError(str(path), f"actions that become one name: {twice}", "distinct names", "Rename them.")

@@ -1,0 +1,84 @@
+"""Windows: keypoints cut causally onto a lifter's time grid, by the one code that trainer and runtime share.
+
+A window has `frames` slots `frame_interval_s` apart and ends exactly at its newest frame. Slots between two frames are
+linearly interpolated in time (never by index), so jitter, dropped frames and a short start look alike to both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelift.poses.cameras import Camera, undistort_pixels
+
+MAX_GAP_S = 0.25  # two frames farther apart are not interpolated: half a stride of a walk lies between them
+SNAP_S = 1e-4  # a slot this close to a frame is that frame, so that a regular stream passes through untouched
+
+Keypoints = NDArray[np.float32]
+
+
+def undistort_keypoints(keypoints: NDArray[np.floating], camera: Camera | None) -> Keypoints:
+    """(..., 3) raw pixels and confidence to undistorted pixels and confidence; missing becomes NaN, NaN, 0.
+
+    camera None (unknown intrinsics, for a `screen` lifter) leaves the pixels as they are.
+    """
+    seen = keypoints[..., 2:] > 0
+    xy = np.where(seen, keypoints[..., :2], np.nan)
+    if camera is not None:
+        xy = undistort_pixels(xy, camera)
+    return np.concatenate([xy, np.where(seen, keypoints[..., 2:], 0)], -1).astype(np.float32)
+
+
+def cut(
+    keypoints: Keypoints, timestamps: NDArray[np.float64], frames: int, frame_interval_s: float, last: int | None = None
+) -> Keypoints:
+    """Cut the windows that end at each frame, or only those of the newest `last` frames.
+
+    keypoints (n, joints, 3) and timestamps (n,) rising, seconds. Returns (n or last, frames, joints, 3), oldest slot
+    first; a slot before the first frame, inside a gap over MAX_GAP_S, or next to a missing joint is missing.
+    """
+    ends = timestamps if last is None else timestamps[-last:]
+    if frames == 1:
+        return keypoints[len(timestamps) - len(ends) :, None]
+    grid = ends[:, None] - frame_interval_s * np.arange(frames - 1, -1, -1)
+    return _sample(keypoints, timestamps, grid)
+
+
+def _sample(keypoints: Keypoints, timestamps: NDArray[np.float64], grid: NDArray[np.float64]) -> Keypoints:
+    upper = np.searchsorted(timestamps, grid - SNAP_S).clip(max=len(timestamps) - 1)
+    lower = (upper - 1).clip(min=0)
+    on_frame = np.abs(timestamps[upper] - grid) <= SNAP_S
+    lower = np.where(on_frame, upper, lower)
+    span = timestamps[upper] - timestamps[lower]
+    weight = np.where(span > 0, (grid - timestamps[lower]) / np.where(span > 0, span, 1), 0)[..., None, None]
+    low, high = keypoints[lower], keypoints[upper]
+    xy = low[..., :2] * (1 - weight) + high[..., :2] * weight
+    outside = (grid < timestamps[0] - SNAP_S) | (span > MAX_GAP_S)
+    confidence = np.where(outside[..., None], 0, np.minimum(low[..., 2], high[..., 2]))
+    xy = np.where(confidence[..., None] > 0, xy, np.nan)
+    return np.concatenate([xy, confidence[..., None]], -1).astype(np.float32)
+
+
+class Stream:
+    """The streaming side: frames go in one at a time, each gives the window that ends at it.
+
+    Holds only what the next window can need. Equals `cut` on the whole recording.
+    """
+
+    def __init__(self, frames: int, frame_interval_s: float) -> None:
+        self.frames = frames
+        self.frame_interval_s = frame_interval_s
+        self._keypoints: list[Keypoints] = []
+        self._timestamps: list[float] = []
+
+    def push(self, timestamp_s: float, keypoints: Keypoints) -> Keypoints:
+        """Add undistorted keypoints (joints, 3); return the window (frames, joints, 3). Time must rise."""
+        self._timestamps.append(timestamp_s)
+        self._keypoints.append(keypoints)
+        oldest = timestamp_s - (self.frames - 1) * self.frame_interval_s
+        while len(self._timestamps) > 2 and self._timestamps[1] < oldest - SNAP_S:
+            del self._timestamps[0], self._keypoints[0]
+        if self.frames == 1:
+            del self._timestamps[:-1], self._keypoints[:-1]
+        stacked = np.stack(self._keypoints)
+        return cut(stacked, np.array(self._timestamps), self.frames, self.frame_interval_s, last=1)[0]

@@ -1,0 +1,103 @@
+"""Bundle: the directory that is all a device needs. Reading it verifies every hash first; writing it is all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.skeletons import Skeleton, skeleton
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+ONNX = "lifter.onnx"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. manifest: schema_version, skeleton, frames, frame_interval_s, camera_input, units, inputs, files."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The joints that go in and come out."""
+        return skeleton(self.manifest["skeleton"])
+
+    @property
+    def frames(self) -> int:
+        """Slots of a window; 1 for a frame lifter."""
+        return int(self.manifest["frames"])
+
+    @property
+    def frame_interval_s(self) -> float:
+        """Seconds between two slots."""
+        return float(self.manifest["frame_interval_s"])
+
+    @property
+    def camera_input(self) -> str:
+        """`rays` (true intrinsics) or `screen` (f = width / 2)."""
+        return str(self.manifest["camera_input"])
+
+    @property
+    def onnx(self) -> Path:
+        """The portable graph."""
+        return self.path / ONNX
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read the manifest and verify the sha256 of every file before any of them is deserialised."""
+    remedy = "Export the bundle again, or copy it again from where it was made."
+    manifest_path = path / MANIFEST
+    if not manifest_path.is_file():
+        raise EdgeliftError(str(path), f"no {MANIFEST}", "a bundle directory", "Make one with `edgelift export`.")
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        version, files = manifest["schema_version"], dict(manifest["files"])
+        required = [manifest[key] for key in ("skeleton", "frames", "frame_interval_s", "camera_input", "units")]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise EdgeliftError(str(manifest_path), f"an unreadable manifest ({error})", "a manifest", remedy) from error
+    if version != SCHEMA_VERSION or len(required) != 5:
+        raise EdgeliftError(str(manifest_path), f"schema {version}", f"schema {SCHEMA_VERSION}", remedy)
+    present = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} - {MANIFEST}
+    if present != set(files):
+        raise EdgeliftError(str(path), f"files {sorted(present)}", f"{sorted(files)}", remedy)
+    for name, expected in files.items():
+        received = sha256(path / name)
+        if received != expected:
+            raise EdgeliftError(str(path / name), f"sha256 {received[:12]}", f"{expected[:12]} (tampered?)", remedy)
+    return Bundle(path, manifest)
+
+
+def write_bundle(path: Path, manifest: dict[str, Any], fill: Callable[[Path], None]) -> Bundle:
+    """Make a bundle: `fill` writes the files into a temporary directory, which is then renamed to `path`.
+
+    EdgeliftError where `path` exists already: a bundle is never changed.
+    """
+    if path.exists():
+        raise EdgeliftError(str(path), "something there already", "a new path", "Choose another -o, or delete it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        fill(temporary)
+        files = {p.relative_to(temporary).as_posix(): sha256(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
+        full = {"schema_version": SCHEMA_VERSION} | manifest | {"files": files}
+        (temporary / MANIFEST).write_text(json.dumps(full, indent=2) + "\n")
+        temporary.chmod(0o755)
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return load_bundle(path)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Where lifted poses go."""

@@ -1,0 +1,43 @@
+"""JSON lines: one pose3d message a frame, to a file (complete or not at all) or to standard output (`-`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+
+class JsonLines:
+    """Context manager; `write` takes one message. A file appears under its name only when the stream ended well."""
+
+    def __init__(self, target: str) -> None:
+        self.path = None if target == "-" else Path(target)
+        self.part = None if self.path is None else self.path.with_name(f".{self.path.name}.part")
+        self.stream: TextIO = sys.stdout
+
+    def __enter__(self) -> JsonLines:
+        if self.part is not None:
+            self.part.parent.mkdir(parents=True, exist_ok=True)
+            self.stream = self.part.open("w", encoding="utf-8")
+        return self
+
+    def write(self, message: dict[str, Any]) -> None:
+        """Write one line."""
+        json.dump(message, self.stream, separators=(",", ":"), allow_nan=False)
+        self.stream.write("\n")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.part is None or self.path is None:
+            self.stream.flush()
+            return
+        self.stream.close()
+        # an interrupted stream (Ctrl-C) is a whole one: what was lifted is kept
+        if kind is None or kind is KeyboardInterrupt:
+            os.replace(self.part, self.path)
+        else:
+            self.part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Where live keypoints come from."""

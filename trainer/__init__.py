@@ -1,0 +1,1 @@
+"""Sessions to lifters: data, models, losses, the training loop, evaluation, the demo."""

@@ -1,0 +1,179 @@
+"""The training job: sessions in, checkpoint out."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.sessions import Session
+from edgelift.poses.skeletons import skeleton
+from edgelift.trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from edgelift.trainer.data import Batch, MultiView, fingerprint, load_multiview
+from edgelift.trainer.evaluate import validation_mpjpe
+from edgelift.trainer.losses import poses_loss, views_loss
+from edgelift.trainer.models import FrameLifter, build_model
+from edgelift.trainer.settings import TrainSettings
+
+METRICS = "metrics.jsonl"
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run gave; `to_dict` is what `edgelift train --json` prints."""
+
+    epochs: int
+    frames: int
+    seconds: float
+    checkpoint: Path
+    validation: tuple[tuple[int, float], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """frames counts multi-view frames trained on, every epoch; seconds exclude loading and validation."""
+        return {
+            "epochs": self.epochs,
+            "frames": self.frames,
+            "seconds": round(self.seconds, 3),
+            "frames_per_second": round(self.frames / self.seconds, 1) if self.seconds else None,
+            "checkpoint": str(self.checkpoint),
+        }
+
+
+def train(
+    sessions: Sequence[Session],
+    run: Path,
+    settings: TrainSettings,
+    validate: Sequence[Session] = (),
+    progress: Progress = lambda epoch, epochs, row: None,
+    device: str = "cpu",
+) -> TrainResult:
+    """Train a lifter and leave RUN/checkpoint.safetensors and RUN/metrics.jsonl.
+
+    Goes on from RUN's own checkpoint when it was made with the same settings and data; anything else there is an
+    EdgeliftError. `validate` sessions need poses; they steer nothing.
+    """
+    data = load_multiview(sessions, settings)
+    torch.manual_seed(settings.seed)
+    model = build_model(settings).to(device)
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    run.mkdir(parents=True, exist_ok=True)
+    facts: dict[str, Any] = {
+        "data": fingerprint(sessions), "sessions": len(sessions), "multi_view_frames": len(data),
+        "torch": torch.__version__, "epoch": 0, "seconds": 0.0, "validation": [],
+    }  # fmt: skip
+    facts = _resume(run, model, optimiser, settings, facts)
+    for epoch in range(facts["epoch"], settings.epochs):
+        started = time.perf_counter()
+        loss = train_epoch(model, optimiser, data, settings, epoch)
+        facts["seconds"] += time.perf_counter() - started
+        facts["epoch"] = epoch + 1
+        row = {"epoch": epoch + 1, "loss": loss, "seconds": round(facts["seconds"], 3)}
+        if validate:
+            row["validation_mpjpe_mm"] = validation_mpjpe(model.eval(), validate, settings)
+            facts["validation"].append([epoch + 1, row["validation_mpjpe_mm"]])
+        save_checkpoint(run, model, optimiser, settings, facts)
+        with (run / METRICS).open("a") as log:
+            log.write(json.dumps(row) + "\n")
+        progress(epoch + 1, settings.epochs, row)
+    curve = tuple((int(e), float(v)) for e, v in facts["validation"])
+    return TrainResult(settings.epochs, len(data) * settings.epochs, facts["seconds"], run / CHECKPOINT, curve)
+
+
+def train_epoch(
+    model: FrameLifter, optimiser: torch.optim.Optimizer, data: MultiView, settings: TrainSettings, epoch: int
+) -> float:
+    """One pass over the data; returns the mean loss (metres). Its randomness depends on seed and epoch alone."""
+    torch.manual_seed(settings.seed * 100_003 + epoch + 1)  # a resumed run draws what an uninterrupted one would
+    model.train()
+    set_dropout(model, settings.dropout if epoch < settings.dropout_until * settings.epochs else 0.0)
+    steps = max(1, len(data) // settings.batch)
+    total = 0.0
+    for step, index in enumerate(torch.randperm(len(data)).tensor_split(steps)):
+        set_learning_rate(optimiser, settings, (epoch + step / steps) / settings.epochs)
+        loss = batch_loss(model, data.batch(index), settings)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        total += loss.item()
+    return total / steps
+
+
+def batch_loss(model: FrameLifter, batch: Batch, settings: TrainSettings) -> Tensor:
+    """Lift every view of a batch and weigh the poses by the run's supervision."""
+    # only views that show the person: empty ones would bend the batch-norm statistics
+    lifted = model(batch.keypoints[batch.present], batch.given[batch.present])
+    poses = lifted.new_zeros(*batch.present.shape, *lifted.shape[1:])
+    poses = poses.masked_scatter(batch.present[..., None, None], lifted)
+    loss = views_loss if settings.supervision == "views" else poses_loss
+    return loss(poses, batch, model.root, settings.root_weight)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, settings: TrainSettings, progress: float) -> None:
+    """Cosine from the settings' rate to zero over the run; progress in [0, 1]."""
+    for group in optimiser.param_groups:
+        group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_dropout(model: nn.Module, p: float) -> None:
+    """Set every dropout layer's probability (batch norm goes on as it was)."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = p
+
+
+def _resume(
+    run: Path, model: FrameLifter, optimiser: torch.optim.Optimizer, settings: TrainSettings, facts: dict[str, Any]
+) -> dict[str, Any]:
+    if not (run / CHECKPOINT).is_file():
+        (run / METRICS).unlink(missing_ok=True)
+        return facts
+    old = load_checkpoint(run)
+    if old.settings != settings or old.facts["data"] != facts["data"]:
+        changed = [k for k, v in settings.to_dict().items() if old.settings.to_dict()[k] != v] or ["the sessions"]
+        raise EdgeliftError(
+            f"run {run}", f"a checkpoint made with another {', '.join(changed)}", "the same settings and sessions",
+            "Choose another -o, or delete the run.",
+        )  # fmt: skip
+    model.load_state_dict(old.model().state_dict())
+    old.restore(optimiser)
+    return old.facts
+
+
+def plot_metrics(run: Path) -> Path | None:
+    """Draw RUN/metrics.png from its log (loss, and validation MPJPE where there is one); None for an empty log."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    keys = {"loss": "loss (m)", "validation_mpjpe_mm": "validation MPJPE (mm)"}
+    keys = {key: label for key, label in keys.items() if rows and key in rows[0]}
+    if not keys:
+        return None
+    figure, axes = pyplot.subplots(1, len(keys), figsize=(5 * len(keys), 3.5), squeeze=False)
+    for axis, (key, label) in zip(axes[0], keys.items(), strict=True):
+        axis.plot([row["epoch"] for row in rows], [row[key] for row in rows])
+        axis.set(xlabel="epoch", ylabel=label, ylim=(0, None))
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    path = run / "metrics.png"
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return path
+
+
+def describe(settings: TrainSettings) -> str:
+    """One line for people."""
+    joints = len(skeleton(settings.skeleton).joints)
+    label = "label-free, from the other views" if settings.supervision == "views" else "with 3D labels"
+    return f"{settings.model} lifter, {settings.skeleton} ({joints} joints), width {settings.width}, {label}"
