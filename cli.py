@@ -60,7 +60,13 @@ def _finish(result: dict[str, Any], as_json: bool, *lines: str) -> None:
 
 @contextmanager
 def _bar(label: str, as_json: bool) -> Iterator[Callable[[int, int, str], None]]:
-    columns = TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
+    columns = (
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=say, disable=as_json or not say.is_terminal) as progress:
         task = progress.add_task(label, total=None, note="")
         yield lambda done, total, note: progress.update(task, completed=done, total=total, note=note)
@@ -159,7 +165,9 @@ def train(
     batch: Annotated[int, typer.Option(help="Multi-view frames a step.")] = 256,
     seed: int = 0,
     skeleton: str = "common14",
-    camera_input: Annotated[Literal["rays", "screen"], typer.Option(help="rays: known intrinsics at run time.")] = "rays",
+    camera_input: Annotated[
+        Literal["rays", "screen"], typer.Option(help="rays: known intrinsics at run time.")
+    ] = "rays",
     dropout: float = 0.1,
     learning_rate: float = 1e-3,
     validate: Annotated[list[Path] | None, typer.Option(help="Sessions with truth: MPJPE every epoch.")] = None,

@@ -66,7 +66,8 @@ def _fold(model: Any) -> onnx.ModelProto:
         onnxscript.optimizer.fold_constants(model)
         model = onnxscript.rewriter.rewrite(model)
         onnxscript.optimizer.remove_unused_nodes(model)
-    return onnx_ir.to_proto(model)
+    proto: onnx.ModelProto = onnx_ir.to_proto(model)
+    return proto
 
 
 @contextlib.contextmanager
@@ -91,9 +92,7 @@ def graph_inputs(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def parity_mm(
-    model: nn.Module, path: Path, keypoints: NDArray[np.float32], intrinsics: NDArray[np.float32]
-) -> float:
+def parity_mm(model: nn.Module, path: Path, keypoints: NDArray[np.float32], intrinsics: NDArray[np.float32]) -> float:
     """Worst joint distance in mm between PyTorch and ONNX Runtime over the input, at several batch sizes.
 
     keypoints (n, frames, joints, 3), intrinsics (n, 4): real input. EdgeliftError above PARITY_LIMIT_MM.

@@ -1,1 +1,1 @@
-"""The ground floor, numpy only: skeletons, cameras, recordings, sessions, windows, file formats, metrics, the studio."""
+"""The ground floor, numpy only: skeletons, cameras, recordings, sessions, windows, formats, metrics, studio."""

@@ -138,7 +138,8 @@ def undistort_pixels(pixels: ArrayLike, camera: Camera) -> Float64:
     """(..., 2) raw pixels to the pixels a camera without distortion (and skew) would see: the lifter's input."""
     ideal = rays(pixels, camera)
     fx, fy, cx, cy = camera.intrinsics
-    return ideal * np.array([fx, fy]) + np.array([cx, cy])
+    pixels_ideal: Float64 = ideal * np.array([fx, fy]) + np.array([cx, cy])
+    return pixels_ideal
 
 
 def triangulate(keypoints: ArrayLike, cameras: Sequence[Camera]) -> tuple[Float64, Float64]:

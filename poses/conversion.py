@@ -23,7 +23,13 @@ Told = tuple[dict[str, Any], list[str]]
 
 
 def convert_openpose(
-    source: Path, output: Path, skeleton_name: str, fps: float, cameras: str | None, units: str | None, view: Sequence[str]
+    source: Path,
+    output: Path,
+    skeleton_name: str,
+    fps: float,
+    cameras: str | None,
+    units: str | None,
+    view: Sequence[str],
 ) -> Told:
     """Write one session from an OpenPose folder; returns facts for --json and lines for people."""
     _must_be_npz(output)
@@ -54,7 +60,13 @@ def _pairs(view: Sequence[str]) -> dict[str, str]:
 
 
 def convert_videopose3d(
-    source: Path, output: Path, skeleton_name: str, fps: float, cameras: str | None, units: str | None, poses: Path | None
+    source: Path,
+    output: Path,
+    skeleton_name: str,
+    fps: float,
+    cameras: str | None,
+    units: str | None,
+    poses: Path | None,
 ) -> Told:
     """Write one session a subject and action into the directory `output`."""
     if cameras is None:

@@ -4,7 +4,7 @@
 class EdgeliftError(Exception):
     """A mistake in what the user gave; the command line prints it and exits with code 2.
 
-    subject: what was looked at (a file, a flag, a joint count); received and expected: facts, not opinions; remedy: what to do.
+    subject: what was looked at (a file, a flag, a joint count); received and expected: facts; remedy: what to do.
     """
 
     def __init__(self, subject: str, received: str, expected: str, remedy: str) -> None:

@@ -89,7 +89,9 @@ _ALL = (
         + _FEET,
         _MOCAP | {"pelvis": "mid_hip", "thorax": "neck", "spine": "mid_hip neck", "head": "left_eye right_eye"},
     ),
-    _skeleton("body25b", f"{_COCO} upper_neck<left_shoulder head_top<upper_neck {_FEET}", _MOCAP | {"head": "head_top"}),
+    _skeleton(
+        "body25b", f"{_COCO} upper_neck<left_shoulder head_top<upper_neck {_FEET}", _MOCAP | {"head": "head_top"}
+    ),
     _skeleton(
         "halpe26",
         f"""{_COCO.replace("left_hip right_hip<left_hip", "left_hip<hip right_hip<hip")}
@@ -161,7 +163,7 @@ def convert(keypoints: FloatArray, source: Skeleton, target: Skeleton) -> FloatA
 
 
 def convert_poses(poses: FloatArray, source: Skeleton, target: Skeleton) -> FloatArray:
-    """Convert 3D poses (..., source joints, 3), any frame and unit; NaN (unknown) passes on to what is derived from it."""
+    """Convert 3D poses (..., source joints, 3), any frame and unit; NaN (unknown) passes on."""
     check_joints(poses, source)
     return np.stack([poses[..., index, :].mean(-2) for index in _plan(source, target)], axis=-2)
 

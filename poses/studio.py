@@ -104,7 +104,8 @@ def _windows(clip: Clip, settings: StudioSettings) -> list[NDArray[np.float32]]:
 def _recentre(poses: NDArray[np.float32], cameras: Sequence[Camera], skeleton: Skeleton) -> NDArray[np.float64]:
     """Shift on the floor so that the root's mean lies in the rig's middle; height stays."""
     shift = rig_middle(cameras) - poses[:, skeleton.root].mean(0)
-    return poses + np.array([shift[0], shift[1], 0.0])
+    moved: NDArray[np.float64] = poses + np.array([shift[0], shift[1], 0.0])
+    return moved
 
 
 def _shoot(
@@ -138,7 +139,8 @@ def _shoot(
 
 def _visible(pixels: NDArray[np.float64], cameras: Sequence[Camera]) -> NDArray[np.bool_]:
     size = np.array([c.size for c in cameras], np.float64)[:, None, None]
-    return ((pixels >= 0) & (pixels < size)).all(-1)
+    inside: NDArray[np.bool_] = np.all((pixels >= 0) & (pixels < size), axis=-1)
+    return inside
 
 
 def _noise(

@@ -81,4 +81,5 @@ class Stream:
         if self.frames == 1:
             del self._timestamps[:-1], self._keypoints[:-1]
         stacked = np.stack(self._keypoints)
-        return cut(stacked, np.array(self._timestamps), self.frames, self.frame_interval_s, last=1)[0]
+        window: Keypoints = cut(stacked, np.array(self._timestamps), self.frames, self.frame_interval_s, last=1)[0]
+        return window

@@ -44,9 +44,7 @@ class OnnxRuntimeCpu:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        self.session: Any = onnxruntime.InferenceSession(
-            str(bundle.onnx), options, providers=["CPUExecutionProvider"]
-        )
+        self.session: Any = onnxruntime.InferenceSession(str(bundle.onnx), options, providers=["CPUExecutionProvider"])
         self.provider: str = self.session.get_providers()[0]  # asked back: the request proves nothing
         self.inputs = [i["name"] for i in bundle.manifest["inputs"]]
         self.shape = (bundle.frames, len(bundle.skeleton.joints), 3)

@@ -1,4 +1,4 @@
-"""Bundle: the directory that is all a device needs. Reading it verifies every hash first; writing it is all or nothing."""
+"""Bundle: the directory that is all a device needs. Reading verifies every hash first; writing is all or nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONNX = "lifter.onnx"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle. manifest: schema_version, skeleton, frames, frame_interval_s, camera_input, units, inputs, files."""
+    """A verified bundle. manifest: schema_version, skeleton, frames, frame_interval_s, camera_input, inputs, ..."""
 
     path: Path
     manifest: dict[str, Any]

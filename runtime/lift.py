@@ -97,7 +97,7 @@ def _message(
     if not np.isfinite(pose).all():
         raise EdgeliftError(f"frame {frame.seq}", "a pose that is not finite", "metres", "Export the bundle again.")
     confidence = keypoints[:, 2]
-    person = {
+    person: dict[str, Any] = {
         "id": 0,
         "xyz": [[round(v, 5) for v in joint] for joint in pose.tolist()],
         "conf": [round(c, 4) for c in confidence.tolist()],

@@ -112,7 +112,8 @@ def _windows(session: Session, views: int, frames: int, interval_s: float) -> ND
     ]
     stacked = np.stack(cut_views, 1)
     empty = np.zeros((len(stacked), views - stacked.shape[1], *stacked.shape[2:]), np.float32)
-    return np.nan_to_num(np.concatenate([stacked, empty], 1))  # missing is read from confidence alone
+    padded: NDArray[np.float32] = np.concatenate([stacked, empty], 1)
+    return np.nan_to_num(padded, copy=False)  # missing is read from confidence alone
 
 
 def _poses(sessions: Sequence[Session]) -> Tensor:

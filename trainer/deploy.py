@@ -26,7 +26,7 @@ REFERENCE_WINDOWS = 512
 
 
 def save_reference(run: Path, sessions: Sequence[Session], settings: TrainSettings, held_out: bool) -> None:
-    """Keep up to REFERENCE_WINDOWS real windows, spread evenly over the sessions' views, for export to check parity on."""
+    """Keep up to REFERENCE_WINDOWS real windows, evenly over the sessions' views, for export to check parity on."""
     parts = [
         _windows(s.to_skeleton(skeleton(settings.skeleton)), v, settings) for s in sessions for v in range(len(s.rig))
     ]

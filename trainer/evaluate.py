@@ -26,7 +26,7 @@ Lift = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Lifted:
-    """One view of one session, lifted. predicted, reference (frames, joints, 3) metres, camera frame; NaN is unknown."""
+    """One view of one session, lifted. predicted, reference (frames, joints, 3) metres, camera frame; NaN: unknown."""
 
     predicted: NDArray[np.float32]
     reference: NDArray[np.float64]
@@ -77,7 +77,8 @@ def _lift_view(
     windows = cut(undistort_keypoints(session.keypoints[view], camera), session.timestamps, frames, interval_s)
     intrinsics = np.tile(lifter_intrinsics(camera, camera_input).astype(np.float32), (len(windows), 1))
     predicted = lift(windows, intrinsics)
-    predicted = np.where((windows[:, -1, :, 2] > 0).any(-1)[:, None, None], predicted, np.float32(np.nan))
+    somebody = np.any(windows[:, -1, :, 2] > 0, axis=-1, keepdims=True)
+    predicted = np.where(somebody[..., None], predicted, np.float32(np.nan))
     return Lifted(predicted, world_to_camera(reference, camera), session, camera.name)
 
 

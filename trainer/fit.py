@@ -101,7 +101,7 @@ def train_epoch(
         set_learning_rate(optimiser, settings, (epoch + step / steps) / settings.epochs)
         loss = batch_loss(model, data.batch(index), settings)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         total += loss.item()
     return total / steps

@@ -17,7 +17,7 @@ TINY_M2 = 1e-10  # keeps the square root's gradient finite at zero; 10 micrometr
 def views_loss(poses: Tensor, batch: Batch, root: int, root_weight: float) -> Tensor:
     """Label-free: the pose lifted from each view, moved into every view, against the keypoints seen there.
 
-    poses (b, views, joints, 3) metres, each in its own camera's frame. The residual of a joint is its distance in metres
+    poses (b, views, joints, 3) metres, each in its own camera's frame. A joint's residual is its distance in metres
     from the observed ray, at the joint's own depth: (x, y) - z * ray. That is reprojection error back-projected to the
     joint: linear in the pose, defined behind the camera too, and it weighs near and far people alike. All view pairs at
     once, weighted by the observing joint's confidence.

@@ -1,8 +1,8 @@
 """Lifters as PyTorch modules, all on one graph contract.
 
-forward(keypoints (batch, frames, joints, 3) float32 undistorted pixels and confidence, intrinsics (batch, 4) fx fy cx cy)
--> poses (batch, joints, 3) metres in the camera's frame, root not removed. Confidence not > 0 is missing, whatever x, y
-hold (NaN too): output and gradients are bit-equal for any x, y of a missing joint.
+forward(keypoints (batch, frames, joints, 3) float32 undistorted pixels and confidence,
+intrinsics (batch, 4) fx fy cx cy) -> poses (batch, joints, 3) metres in the camera's frame, root not removed.
+Confidence not > 0 is missing, whatever x, y hold (NaN too): output and gradients are then bit-equal.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class FrameLifter(nn.Module):
 def normalise(keypoints: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise (batch, joints, 3): rays (batch, joints, 2), visibility (batch, joints, 1), centroid (batch, 1, 2).
 
-    Selects before it calculates, so a NaN in a missing joint reaches neither output nor gradient. A missing joint stands
-    at the centroid of the visible ones.
+    Selects before it calculates, so a NaN in a missing joint reaches neither output nor gradient. A missing joint
+    stands at the centroid of the visible ones.
     """
     visible = keypoints[..., 2:] > 0
     focal, centre = intrinsics[:, None, :2], intrinsics[:, None, 2:]

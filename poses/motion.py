@@ -1,0 +1,61 @@
+"""Motion: clips of 3D poses, and the `.npz` that many of them lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.sessions import load_arrays
+from edgelift.poses.skeletons import SKELETONS, Skeleton, check_joints
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One person moving: poses float32 (frames, joints, 3) world metres, Z up, at `fps` frames a second."""
+
+    name: str
+    subject: str
+    action: str
+    fps: float
+    poses: NDArray[np.float32]
+    skeleton: Skeleton
+
+
+def resample(clip: Clip, fps: float) -> Clip:
+    """Return the clip at another frame rate, linearly interpolated in time."""
+    frames = int((len(clip.poses) - 1) / clip.fps * fps + 1e-9) + 1
+    at = np.arange(frames) * clip.fps / fps
+    low = np.minimum(at.astype(int), max(len(clip.poses) - 2, 0))
+    high = np.minimum(low + 1, len(clip.poses) - 1)
+    weight = (at - low)[:, None, None].astype(np.float32)
+    return replace(clip, fps=fps, poses=clip.poses[low] * (1 - weight) + clip.poses[high] * weight)
+
+
+def load_motion(path: Path, split: str | None = None, exclude_subjects: Sequence[str] = ()) -> list[Clip]:
+    """Read a motion file: `poses` (N, 17, 3) world metres in Human3.6M's order, cut by `clip_start`, with clip_name,
+    clip_subject, clip_action, clip_fps and clip_split. EdgeliftError for another unit, skeleton or an unknown split.
+    """
+    a = load_arrays(path)
+    keys = ("poses", "units", *(f"clip_{k}" for k in ("start", "name", "subject", "action", "fps", "split")))
+    lacking = [key for key in keys if key not in a]
+    if lacking:
+        raise EdgeliftError(str(path), f"no {', '.join(lacking)}", "a motion file", "See docs/formats.md.")
+    if not str(a["units"]).startswith("metres"):
+        raise EdgeliftError(str(path), f"units {a['units']}", "metres", "Convert the poses to metres first.")
+    poses = np.asarray(a["poses"], np.float32)
+    check_joints(poses, SKELETONS["h36m17"])
+    splits = a["clip_split"].astype(str)
+    if split is not None and split not in splits:
+        raise EdgeliftError(f"--split of {path}", repr(split), f"one of {', '.join(np.unique(splits))}", "Name one.")
+    ends = np.append(a["clip_start"][1:], len(poses)).astype(int)
+    rows = zip(*(a[f"clip_{k}"] for k in ("start", "name", "subject", "action", "fps")), strict=False)
+    return [
+        Clip(str(name), str(subject), str(action), float(fps), poses[int(start) : end], SKELETONS["h36m17"])
+        for (start, name, subject, action, fps), end, own in zip(rows, ends, splits, strict=False)
+        if (split is None or own == split) and str(subject) not in exclude_subjects
+    ]

@@ -1,0 +1,48 @@
+"""Small real things that many tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgelift.poses.motion import Clip
+from edgelift.poses.sessions import Session
+from edgelift.poses.skeletons import skeleton
+from edgelift.poses.studio import StudioSettings, film, studio_rig
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("the recordings that lie beside the project are not on this machine")
+    return SHARED
+
+
+def wobbling_person(frames: int, seed: int) -> np.ndarray:
+    """A 17-joint figure of about human size whose joints sway smoothly: (frames, 17, 3) metres, Z up."""
+    rng = np.random.default_rng(seed)
+    rest = np.array(
+        [[0, 0, 0.95], [-0.13, 0, 0.9], [-0.13, 0.05, 0.5], [-0.13, 0, 0.1], [0.13, 0, 0.9], [0.13, 0.05, 0.5],
+         [0.13, 0, 0.1], [0, 0, 1.15], [0, 0, 1.4], [0, 0.05, 1.55], [0, 0, 1.7], [0.18, 0, 1.4], [0.25, 0, 1.1],
+         [0.28, 0.1, 0.9], [-0.18, 0, 1.4], [-0.25, 0, 1.1], [-0.28, 0.1, 0.9]]
+    )  # fmt: skip
+    phase = rng.uniform(0, 2 * np.pi, (17, 3))
+    time = np.arange(frames)[:, None, None] / 10
+    return (rest + 0.08 * np.sin(time + phase)).astype(np.float32)
+
+
+def make_sessions(count: int, frames: int = 60, views: int = 3, **settings: float) -> list[Session]:
+    clips = [
+        Clip(f"clip{i}", f"s{i % 3}", "sway", 20.0, wobbling_person(frames, i), skeleton("h36m17"))
+        for i in range(count)
+    ]
+    return list(film(clips, studio_rig(views), StudioSettings(fps=20.0, **settings)))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def sessions() -> list[Session]:
+    return make_sessions(6, noise_px=2.0, missing=0.05)

@@ -1,0 +1,244 @@
+"""The command line: the whole chain on small real input, the --json keys, and what bad input ends in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgelift.poses.sessions import Session, load_session, save_session
+
+from .conftest import make_sessions
+
+LATENCY = {"p50", "p90", "p99", "max"}
+EVALUATE_KEYS = {
+    "mpjpe_mm", "root_relative_mpjpe_mm", "p_mpjpe_mm", "n_mpjpe_mm", "root_error_mm", "pck150", "velocity_error_mm",
+    "flexion_error_deg", "frames", "against", "per_joint_mm", "per_action",
+}  # fmt: skip
+
+
+def edgelift(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edgelift.cli", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def as_json(*words: object) -> Any:
+    return json.loads(edgelift(*words, "--json").stdout)
+
+
+def refused(*words: object) -> str:
+    """Run a command that must fail as a user's mistake does: exit code 2, one message, no traceback."""
+    done = edgelift(*words, code=2)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "received" in done.stderr
+    assert "expected" in done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sessions, a run and a bundle, made by the commands."""
+    home = tmp_path_factory.mktemp("cli")
+    for session in make_sessions(4, noise_px=2.0):
+        save_session(session, home / "sessions" / f"{session.name}.npz")
+    train = ("train", home / "sessions", "--width", 32, "--epochs", 2, "--batch", 32, "-o", home / "run")
+    result = as_json(*train, "--validate", home / "sessions")
+    assert {"epochs", "frames", "seconds", "frames_per_second", "checkpoint"} <= set(result)
+    assert result["frames"] == 2 * 4 * 60
+    assert (home / "run" / "metrics.png").stat().st_size > 1000
+    exported = as_json("export", home / "run", "-o", home / "bundle")
+    assert {"bundle", "parity_mm", "opset"} <= set(exported)
+    return home
+
+
+@pytest.fixture
+def one(home: Path) -> Path:
+    return home / "sessions" / "clip0_00.npz"
+
+
+def test_lift_echoes_every_frame(home: Path, one: Path, tmp_path: Path) -> None:
+    sink = tmp_path / "poses.jsonl"
+    result = as_json("lift", home / "bundle", "--source", one, "--camera", "cam_01", "--sink", sink, "--fast")
+    assert {"frames", "lifted", "dropped", "provider", "latency_ms"} <= set(result)
+    assert set(result["latency_ms"]) == LATENCY
+    assert (result["frames"], result["lifted"], result["provider"]) == (60, 60, "CPUExecutionProvider")
+    messages = [json.loads(line) for line in sink.read_text().splitlines()]
+    assert [m["seq"] for m in messages] == list(range(60))
+    assert messages[3]["t_ns"] == 150_000_000
+    assert messages[3]["units"] == "m"
+    assert messages[3]["provider"] == "CPUExecutionProvider"
+    assert np.shape(messages[3]["persons"][0]["xyz"]) == (14, 3)
+
+
+def test_lift_to_standard_output_writes_lines_and_nothing_else(home: Path, one: Path) -> None:
+    lines = edgelift("lift", home / "bundle", "--source", one, "--camera", "cam_02", "--fast").stdout.splitlines()
+    assert len(lines) == 60
+    assert all(json.loads(line)["type"] == "pose3d" for line in lines)
+
+
+def test_lift_at_the_recordings_rate_takes_the_recordings_time(home: Path, one: Path, tmp_path: Path) -> None:
+    sink = tmp_path / "poses.jsonl"
+    result = as_json("lift", home / "bundle", "--source", one, "--camera", "cam_01", "--sink", sink)
+    assert result["lifted"] + result["dropped"] == 60
+
+
+def test_evaluate_equals_scoring_what_lift_wrote(home: Path, one: Path, tmp_path: Path) -> None:
+    from edgelift.poses.cameras import world_to_camera
+    from edgelift.poses.metrics import mpjpe
+    from edgelift.poses.skeletons import skeleton
+
+    scores = as_json("evaluate", home / "bundle", one, "--camera", "cam_01")
+    assert set(scores) >= EVALUATE_KEYS
+    assert scores["against"] == "truth"
+    edgelift("lift", home / "bundle", "--source", one, "--camera", "cam_01", "--sink", tmp_path / "p", "--fast")
+    lifted = [json.loads(line)["persons"][0]["xyz"] for line in (tmp_path / "p").read_text().splitlines()]
+    session = load_session(one).to_skeleton(skeleton("common14"))
+    assert session.poses is not None
+    truth = world_to_camera(session.poses, session.rig[0])
+    assert mpjpe(np.array(lifted), truth) == pytest.approx(scores["mpjpe_mm"], abs=0.02)  # rounded to 0.01 mm
+
+
+def test_evaluate_without_truth_says_that_it_triangulated(home: Path, one: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    save_session(replace(load_session(one), poses=None), tmp_path / "real.npz")
+    assert as_json("evaluate", home / "bundle", tmp_path / "real.npz")["against"] == "triangulation"
+    assert "triangulation" in edgelift("evaluate", home / "bundle", tmp_path / "real.npz").stdout
+
+
+def test_triangulate_writes_trc_and_npz(home: Path, one: Path, tmp_path: Path) -> None:
+    from edgelift.poses.formats.trc import read_trc
+
+    edgelift("triangulate", one, "-o", tmp_path / "x.trc")
+    edgelift("triangulate", one, "-o", tmp_path / "x.npz")
+    poses = load_session(tmp_path / "x.npz").poses
+    assert poses is not None
+    np.testing.assert_allclose(read_trc(tmp_path / "x.trc")[0], poses, atol=1e-5)
+
+
+@pytest.mark.parametrize("verb", ["simulate", "convert", "triangulate", "train", "export", "lift", "evaluate", "demo"])
+def test_every_verb_has_help_with_an_example(verb: str) -> None:
+    assert f"Example: edgelift {verb}" in " ".join(edgelift(verb, "--help").stdout.split())
+
+
+def test_the_json_keys_are_documented() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "commands.md").read_text()
+    keys = (
+        EVALUATE_KEYS
+        | LATENCY
+        | {"lifted", "dropped", "provider", "frames_per_second", "checkpoint", "parity_mm", "opset"}
+    )
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+
+
+def test_bad_sessions(home: Path, one: Path, tmp_path: Path) -> None:
+    whole = one.read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    assert "cut.npz" in refused("train", tmp_path / "cut.npz", "-o", tmp_path / "run")
+    assert "no such file" in refused("train", tmp_path / "absent.npz", "-o", tmp_path / "run")
+    lonely(load_session(one), tmp_path / "lonely.npz")
+    assert "--supervision views" in refused("train", tmp_path / "lonely.npz", "-o", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def lonely(s: Session, path: Path) -> None:
+    from dataclasses import replace
+
+    save_session(
+        replace(s, keypoints=s.keypoints[:1], cameras=s.rig[:1], camera_names=("cam_01",), time_offset_s=np.zeros(1)),
+        path,
+    )
+
+
+def test_nan_cameras(one: Path, tmp_path: Path) -> None:
+    with np.load(one) as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    arrays["camera_K"][1, 0, 0] = np.nan
+    np.savez(tmp_path / "nan.npz", **arrays)
+    assert "camera cam_02: K" in refused("train", tmp_path / "nan.npz", "-o", tmp_path / "run")
+
+
+def test_bad_lifting(home: Path, one: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    sink = tmp_path / "poses.jsonl"
+    save_session(replace(load_session(one), cameras=None), tmp_path / "blind.npz")
+    told = refused("lift", home / "bundle", "--source", tmp_path / "blind.npz", "--camera", "cam_01", "--sink", sink)
+    assert "rays lifter" in told
+    assert "no --camera" in refused("lift", home / "bundle", "--source", one, "--sink", sink)
+    assert "cam_01" in refused("lift", home / "bundle", "--source", one, "--camera", "nope", "--sink", sink)
+    shutil.copytree(home / "bundle", tmp_path / "bundle")
+    with (tmp_path / "bundle" / "lifter.onnx").open("ab") as file:
+        file.write(b"x")
+    assert "tampered" in refused("lift", tmp_path / "bundle", "--source", one, "--camera", "cam_01", "--sink", sink)
+    assert not sink.exists()
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_an_unknown_skeleton_lists_the_known_ones(home: Path, tmp_path: Path) -> None:
+    told = refused("train", home / "sessions", "--skeleton", "coco18", "-o", tmp_path / "run")
+    assert "coco17" in told
+    assert "common14" in told
+
+
+class TestTheRealRecording:
+    """Convert, lift and evaluate on the Pose2Sim recording."""
+
+    @pytest.fixture(scope="class")
+    def recording(self, shared: Path) -> Path:
+        return shared / "pose2sim"
+
+    def convert(self, recording: Path, output: Path, **changes: object) -> tuple[object, ...]:
+        options = {"cameras": recording / "Calib.toml", "units": "m", "skeleton": "body25b", "fps": 60} | changes
+        flags = [word for key, value in options.items() for word in (f"--{key}", value)]
+        return ("convert", recording / "BalancingTrial", "--format", "openpose", *flags, "-o", output)
+
+    def test_convert_lift_evaluate(self, recording: Path, home: Path, tmp_path: Path) -> None:
+        told = edgelift(*self.convert(recording, tmp_path / "b.npz")).stderr
+        assert "101 detections discarded" in told
+        session = load_session(tmp_path / "b.npz")
+        assert session.keypoints.shape == (4, 100, 25, 3)
+        sink = tmp_path / "p.jsonl"
+        words = (
+            "lift",
+            home / "bundle",
+            "--source",
+            tmp_path / "b.npz",
+            "--camera",
+            "cam_01",
+            "--sink",
+            sink,
+            "--fast",
+        )
+        assert as_json(*words)["lifted"] == 100
+        assert as_json("evaluate", home / "bundle", tmp_path / "b.npz")["against"] == "triangulation"
+
+    def test_wrong_units_skeleton_and_cameras(self, recording: Path, tmp_path: Path) -> None:
+        out = tmp_path / "b.npz"
+        assert "--units m" in refused(*self.convert(recording, out, units="mm"))
+        assert "body25b" in refused(*self.convert(recording, out, skeleton="coco17"))
+        lines = (recording / "Calib.toml").read_text()
+        (tmp_path / "three.toml").write_text(lines[: lines.index("[cam_04]")])
+        assert "cam04" in refused(*self.convert(recording, out, cameras=tmp_path / "three.toml"))
+        assert not out.exists()
+
+    def test_malformed_json_in_frame_37_is_named(self, recording: Path, tmp_path: Path) -> None:
+        copy = tmp_path / "trial"
+        shutil.copytree(recording / "BalancingTrial", copy)
+        frame = sorted((copy / "pose" / "cam02_json").glob("*.json"))[37]
+        frame.chmod(0o644)
+        frame.write_text(frame.read_text()[:-20])
+        command = list(self.convert(recording, tmp_path / "b.npz"))
+        command[1] = copy
+        assert frame.name in refused(*command)
+        assert not (tmp_path / "b.npz").exists()

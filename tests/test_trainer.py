@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgelift.poses.cameras import rays, triangulate, world_to_camera
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.sessions import Session
+from edgelift.poses.skeletons import skeleton
+from edgelift.trainer.checkpoint import load_checkpoint
+from edgelift.trainer.data import Batch, load_multiview
+from edgelift.trainer.fit import batch_loss, train
+from edgelift.trainer.losses import TINY_M2, observed_rays, views_loss
+from edgelift.trainer.models import build_model
+from edgelift.trainer.settings import TrainSettings
+
+from .conftest import make_sessions
+
+TINY = TrainSettings(width=32, epochs=2, batch=32)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(run).model().state_dict()
+
+
+def all_of(sessions: list[Session]) -> Batch:
+    data = load_multiview(sessions, TINY)
+    return data.batch(torch.arange(len(data)))
+
+
+def test_label_free_training_never_reads_poses(sessions: list[Session], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    scrambled = [
+        replace(s, poses=rng.normal(size=s.poses.shape).astype(np.float32)) for s in sessions if s.poses is not None
+    ]
+    train(sessions, tmp_path / "a", TINY)
+    train(scrambled, tmp_path / "b", TINY)
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    train(sessions, tmp_path / "c", replace(TINY, supervision="poses"))
+    train(scrambled, tmp_path / "d", replace(TINY, supervision="poses"))
+    c, d = weights(tmp_path / "c"), weights(tmp_path / "d")
+    assert not all(torch.equal(c[key], d[key]) for key in c)  # the check above can fail
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(sessions: list[Session], tmp_path: Path) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(epoch: int, epochs: int, row: dict[str, float]) -> None:
+        if epoch == 2:
+            raise StoppedError
+
+    settings = replace(TINY, epochs=4)
+    train(sessions, tmp_path / "whole", settings)
+    with pytest.raises(StoppedError):
+        train(sessions, tmp_path / "parts", settings, progress=stop)
+    train(sessions, tmp_path / "parts", settings)
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert len((tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_run_of_other_settings_or_data_is_refused(sessions: list[Session], tmp_path: Path) -> None:
+    train(sessions, tmp_path / "run", TINY)
+    with pytest.raises(EdgeliftError, match="another width"):
+        train(sessions, tmp_path / "run", replace(TINY, width=64))
+    with pytest.raises(EdgeliftError, match="another the sessions"):
+        train(sessions[:-1], tmp_path / "run", TINY)
+
+
+def test_the_vectorised_loss_equals_the_slow_loop(sessions: list[Session]) -> None:
+    session = sessions[0].to_skeleton(skeleton("common14"))
+    batch = all_of([sessions[0]])
+    frames, joints = session.keypoints.shape[1:3]
+    poses = torch.randn(frames, 3, joints, 3) * 0.3 + torch.tensor([0.0, 0.0, 4.0])
+    root_sum = root_count = pose_sum = pose_count = 0.0
+    for n in range(0, frames):
+        for i, own in enumerate(session.rig):
+            world = (poses[n, i].double().numpy() - own.t) @ own.R
+            for j, other in enumerate(session.rig):
+                local = world_to_camera(world, other)
+                seen = rays(session.keypoints[j, n, :, :2], other)
+                error = local[:, :2] - local[:, 2:] * np.nan_to_num(seen)
+                c = session.keypoints[j, n, :, 2]
+                root_sum += c[0] * np.sqrt((error[0] ** 2).sum() + TINY_M2)
+                root_count += c[0]
+                for k in range(joints):
+                    w = min(c[0], c[k])
+                    pose_sum += w * np.sqrt(((error[k] - error[0]) ** 2).sum() + TINY_M2)
+                    pose_count += w
+    expected = pose_sum / pose_count + 0.2 * root_sum / root_count
+    assert views_loss(poses, batch, 0, 0.2).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_exact_triangulated_poses_have_no_loss() -> None:
+    session = make_sessions(1)[0].to_skeleton(skeleton("common14"))
+    batch = all_of([session])
+    points, _ = triangulate(session.keypoints, session.rig)
+    local = np.stack([world_to_camera(points, c) for c in session.rig], 1)
+    assert views_loss(torch.tensor(local, dtype=torch.float32), batch, 0, 0.2).item() < 2e-4
+
+
+def test_missing_joints_and_padded_views_do_not_weigh() -> None:
+    three, two = make_sessions(2, noise_px=2.0, missing=0.1)
+    two = replace(two, keypoints=two.keypoints[:2], cameras=two.rig[:2], camera_names=two.camera_names[:2],
+                  time_offset_s=two.time_offset_s[:2])  # fmt: skip
+    together = all_of([three, two])
+    model = build_model(TINY).eval()
+    first = len(three.timestamps)
+    alone = [batch_loss(model, all_of([s]), TINY) for s in (three, two)]
+    padded = load_multiview([three, two], TINY)
+    for part, expected in zip((torch.arange(first), torch.arange(first, len(padded))), alone, strict=True):
+        assert batch_loss(model, padded.batch(part), TINY).item() == pytest.approx(expected.item(), rel=1e-5)
+    junk = torch.where(together.keypoints[..., 2:] > 0, together.keypoints, torch.tensor([1e6, -1e6, 0.0]))
+    assert batch_loss(model, replace(together, keypoints=junk), TINY).item() == pytest.approx(
+        batch_loss(model, together, TINY).item(), rel=1e-6
+    )
+    assert observed_rays(together).isfinite().all()
+
+
+@pytest.mark.parametrize("junk", [float("nan"), 0.0, 1e9, float("inf"), -5.0])
+def test_output_is_bit_equal_whatever_stands_in_a_missing_joint(junk: float) -> None:
+    torch.manual_seed(0)
+    model = build_model(TINY).eval()
+    keypoints = torch.rand(8, 1, 14, 3) * 900
+    keypoints[..., 2] = (torch.rand(8, 1, 14) > 0.4).float()
+    keypoints[0, ..., 2] = 0  # nobody there
+    intrinsics = torch.tensor([[1000.0, 1000, 500, 500]]).repeat(8, 1).requires_grad_()
+    spoilt = torch.where(keypoints[..., 2:] > 0, keypoints, torch.tensor([junk, junk, 0.0]))
+    out = model(spoilt, intrinsics)
+    assert torch.equal(out, model(keypoints, intrinsics))
+    assert out.isfinite().all()
+    out.sum().backward()
+    assert intrinsics.grad is not None
+    assert intrinsics.grad.isfinite().all()
+
+
+def test_training_learns_and_validation_is_logged(sessions: list[Session], tmp_path: Path) -> None:
+    settings = TrainSettings(width=64, epochs=30, batch=32)
+    result = train(sessions, tmp_path, settings, sessions)
+    curve = [value for _, value in result.validation]
+    assert len(curve) == 30
+    assert curve[-1] < 0.5 * curve[0]
+    assert load_checkpoint(tmp_path).facts["epoch"] == 30
+
+
+def one_camera(s: Session) -> Session:
+    return replace(
+        s,
+        keypoints=s.keypoints[:1],
+        cameras=s.rig[:1],
+        camera_names=s.camera_names[:1],
+        time_offset_s=s.time_offset_s[:1],
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "message"),
+    [
+        (one_camera, TINY, "one camera"),
+        (lambda s: replace(s, poses=None), replace(TINY, supervision="poses"), "no poses"),
+        (lambda s: replace(s, cameras=None), TINY, "no cameras"),
+    ],
+)
+def test_sessions_that_cannot_train_are_refused(
+    sessions: list[Session], spoil: Any, settings: TrainSettings, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(EdgeliftError, match=message):
+        train([spoil(sessions[0])], tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
