@@ -2,8 +2,8 @@
 
 walk and jog are fitted to training clips of the CMU motion capture data (mocap.cs.cmu.edu; its database was created
 with funding from NSF EIA-0196217): bone directions in a heading-aligned frame, Fourier series of order 4, with the
-stride period that leaves the least residual. The training clips hold no boxing, waving or sitting down: box, sit and wave
-are composed by hand, as Fourier series too, around the mean posture of the fitted walk.
+stride period that leaves the least residual. The training clips hold no boxing, waving or sitting down: box, sit and
+wave are composed by hand, as Fourier series too, around the mean posture of the fitted walk.
 """
 
 from __future__ import annotations

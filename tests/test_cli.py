@@ -39,7 +39,7 @@ def refused(*words: object) -> str:
     done = edgelift(*words, code=2)
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "received" in done.stderr
     assert "expected" in done.stderr
     return done.stderr
@@ -191,54 +191,55 @@ def test_an_unknown_skeleton_lists_the_known_ones(home: Path, tmp_path: Path) ->
     assert "common14" in told
 
 
-class TestTheRealRecording:
-    """Convert, lift and evaluate on the Pose2Sim recording."""
+@pytest.fixture
+def recording(shared: Path) -> Path:
+    return shared / "pose2sim"
 
-    @pytest.fixture(scope="class")
-    def recording(self, shared: Path) -> Path:
-        return shared / "pose2sim"
 
-    def convert(self, recording: Path, output: Path, **changes: object) -> tuple[object, ...]:
-        options = {"cameras": recording / "Calib.toml", "units": "m", "skeleton": "body25b", "fps": 60} | changes
-        flags = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return ("convert", recording / "BalancingTrial", "--format", "openpose", *flags, "-o", output)
+def converting(recording: Path, output: Path, **changes: object) -> tuple[object, ...]:
+    options = {"cameras": recording / "Calib.toml", "units": "m", "skeleton": "body25b", "fps": 60} | changes
+    flags = [word for key, value in options.items() for word in (f"--{key}", value)]
+    return ("convert", recording / "BalancingTrial", "--format", "openpose", *flags, "-o", output)
 
-    def test_convert_lift_evaluate(self, recording: Path, home: Path, tmp_path: Path) -> None:
-        told = edgelift(*self.convert(recording, tmp_path / "b.npz")).stderr
-        assert "101 detections discarded" in told
-        session = load_session(tmp_path / "b.npz")
-        assert session.keypoints.shape == (4, 100, 25, 3)
-        sink = tmp_path / "p.jsonl"
-        words = (
-            "lift",
-            home / "bundle",
-            "--source",
-            tmp_path / "b.npz",
-            "--camera",
-            "cam_01",
-            "--sink",
-            sink,
-            "--fast",
-        )
-        assert as_json(*words)["lifted"] == 100
-        assert as_json("evaluate", home / "bundle", tmp_path / "b.npz")["against"] == "triangulation"
 
-    def test_wrong_units_skeleton_and_cameras(self, recording: Path, tmp_path: Path) -> None:
-        out = tmp_path / "b.npz"
-        assert "--units m" in refused(*self.convert(recording, out, units="mm"))
-        assert "body25b" in refused(*self.convert(recording, out, skeleton="coco17"))
-        lines = (recording / "Calib.toml").read_text()
-        (tmp_path / "three.toml").write_text(lines[: lines.index("[cam_04]")])
-        assert "cam04" in refused(*self.convert(recording, out, cameras=tmp_path / "three.toml"))
-        assert not out.exists()
+def test_convert_lift_evaluate(recording: Path, home: Path, tmp_path: Path) -> None:
+    told = edgelift(*converting(recording, tmp_path / "b.npz")).stderr
+    assert "101 detections discarded" in told
+    session = load_session(tmp_path / "b.npz")
+    assert session.keypoints.shape == (4, 100, 25, 3)
+    sink = tmp_path / "p.jsonl"
+    words = (
+        "lift",
+        home / "bundle",
+        "--source",
+        tmp_path / "b.npz",
+        "--camera",
+        "cam_01",
+        "--sink",
+        sink,
+        "--fast",
+    )
+    assert as_json(*words)["lifted"] == 100
+    assert as_json("evaluate", home / "bundle", tmp_path / "b.npz")["against"] == "triangulation"
 
-    def test_malformed_json_in_frame_37_is_named(self, recording: Path, tmp_path: Path) -> None:
-        copy = tmp_path / "trial"
-        shutil.copytree(recording / "BalancingTrial", copy)
-        frame = sorted((copy / "pose" / "cam02_json").glob("*.json"))[37]
-        frame.chmod(0o644)
-        frame.write_text(frame.read_text()[:-20])
-        command = list(self.convert(recording, tmp_path / "b.npz"))
-        command[1] = copy
-        assert frame.name in refused(*command)
-        assert not (tmp_path / "b.npz").exists()
+
+def test_wrong_units_skeleton_and_cameras(recording: Path, tmp_path: Path) -> None:
+    out = tmp_path / "b.npz"
+    assert "--units m" in refused(*converting(recording, out, units="mm"))
+    assert "body25b" in refused(*converting(recording, out, skeleton="coco17"))
+    lines = (recording / "Calib.toml").read_text()
+    (tmp_path / "three.toml").write_text(lines[: lines.index("[cam_04]")])
+    assert "cam04" in refused(*converting(recording, out, cameras=tmp_path / "three.toml"))
+    assert not out.exists()
+
+
+def test_malformed_json_in_frame_37_is_named(recording: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "trial"
+    shutil.copytree(recording / "BalancingTrial", copy)
+    frame = sorted((copy / "pose" / "cam02_json").glob("*.json"))[37]
+    frame.chmod(0o644)
+    frame.write_text(frame.read_text()[:-20])
+    command = list(converting(recording, tmp_path / "b.npz"))
+    command[1] = copy
+    assert frame.name in refused(*command)
+    assert not (tmp_path / "b.npz").exists()
