@@ -57,7 +57,8 @@ class Camera:
     @property
     def centre(self) -> Float64:
         """Optical centre in the world, (3,) metres."""
-        return -self.R.T @ self.t
+        centre: Float64 = -self.R.T @ self.t
+        return centre
 
     @property
     def intrinsics(self) -> Float64:
@@ -73,12 +74,14 @@ def screen_intrinsics(size: tuple[int, int]) -> Float64:
 
 def world_to_camera(points: ArrayLike, camera: Camera) -> Float64:
     """(..., 3) world metres to camera metres."""
-    return np.asarray(points, np.float64) @ camera.R.T + camera.t
+    local: Float64 = np.asarray(points, np.float64) @ camera.R.T + camera.t
+    return local
 
 
 def camera_to_world(points: ArrayLike, camera: Camera) -> Float64:
     """(..., 3) camera metres to world metres."""
-    return (np.asarray(points, np.float64) - camera.t) @ camera.R
+    world: Float64 = (np.asarray(points, np.float64) - camera.t) @ camera.R
+    return world
 
 
 def distort(rays: ArrayLike, dist: Float64) -> Float64:
