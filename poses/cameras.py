@@ -99,7 +99,7 @@ def distort(rays: ArrayLike, dist: Float64) -> Float64:
 def undistort(points: ArrayLike, dist: Float64) -> Float64:
     """(..., 2) distorted normalised image points to ideal ones: the inverse of `distort`, by fixed-point iteration."""
     distorted = np.asarray(points, np.float64)
-    ideal = distorted.copy()
+    ideal: Float64 = distorted.copy()
     for _ in range(UNDISTORT_ITERATIONS if np.any(dist) else 0):
         step = distorted - distort(ideal, dist)
         ideal = ideal + step
