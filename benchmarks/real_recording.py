@@ -32,7 +32,7 @@ def recording(data: Path) -> Session:
 
 
 def picture(lifted: list[Lifted], target: Skeleton, path: Path) -> None:
-    """Root-relative pose of each view (colour) over the triangulation (grey), two frames, seen from the camera's side."""
+    """Root-relative pose of each view (colour) over the triangulation (grey), two frames, as the camera sees it."""
     figure, axes = pyplot.subplots(2, len(lifted), figsize=(3 * len(lifted), 7))
     for column, view in zip(axes.T, lifted, strict=True):
         for axis, frame in zip(column, (10, 70), strict=True):
