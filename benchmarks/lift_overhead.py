@@ -1,0 +1,66 @@
+"""One-frame latency of the live loop beside bare `session.run`, interleaved in one run.
+
+python benchmarks/lift_overhead.py --bundle BUNDLE --session SESSION --camera NAME -o benchmarks/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelift.poses.skeletons import Skeleton, convert
+from edgelift.poses.windows import undistort_keypoints
+from edgelift.runtime.backends import OnnxRuntimeCpu
+from edgelift.runtime.bundle import load_bundle
+from edgelift.runtime.lift import lift_stream, percentiles, stream_intrinsics
+from edgelift.runtime.sinks.jsonl import JsonLines
+from edgelift.runtime.sources.replay import Replay
+
+
+def bare(backend: OnnxRuntimeCpu, source: Replay, intrinsics: NDArray[np.float32], target: Skeleton) -> list[float]:
+    """ms of session.run alone, on the windows the loop would make."""
+    taken = []
+    for keypoints in source.keypoints:
+        window = undistort_keypoints(convert(keypoints, source.skeleton, target), source.camera)[None, None]
+        feed = dict(zip(backend.inputs, (window, intrinsics), strict=True))
+        started = time.perf_counter_ns()
+        backend.session.run(None, feed)
+        taken.append((time.perf_counter_ns() - started) / 1e6)
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--session", type=Path, required=True)
+    parser.add_argument("--camera")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    bundle = load_bundle(options.bundle)
+    loop: list[float] = []
+    alone: list[float] = []
+    with OnnxRuntimeCpu(bundle) as backend:
+        for _ in range(options.rounds):
+            source = Replay(options.session, options.camera, fast=True)
+            alone += bare(backend, source, stream_intrinsics(bundle, source.camera), bundle.skeleton)
+            with JsonLines(str(options.output / ".lift.jsonl")) as sink:
+                loop += lift_stream(bundle, backend, source, sink.write).latency_ms
+    (options.output / ".lift.jsonl").unlink()
+    quantiles = {
+        k: round(float(np.percentile(loop, q) / np.percentile(alone, q)), 2) for k, q in (("p50", 50), ("p90", 90))
+    }
+    result = {"loop_ms": percentiles(loop), "session_run_ms": percentiles(alone), "ratio": quantiles}
+    path = options.output / f"lift_overhead_cpu_{date.today()}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(result)
+
+
+if __name__ == "__main__":
+    main()
