@@ -39,7 +39,7 @@ class Camera:
             value = np.asarray(getattr(self, field), np.float64)
             if value.shape != shape or not np.isfinite(value).all():
                 raise EdgeliftError(
-                    f"camera {self.name}: {field}", np.array2string(value, precision=4), f"{shape} finite numbers",
+                    f"camera {self.name}: {field}", str(value.tolist()), f"{shape} finite numbers",
                     "Correct or recalibrate this camera.",
                 )  # fmt: skip
             object.__setattr__(self, field, value)
