@@ -48,8 +48,8 @@ def percentiles(values: list[float]) -> dict[str, float | None]:
     """p50, p90, p99 and max, never clipped; None for no value."""
     if not values:
         return dict.fromkeys(("p50", "p90", "p99", "max"))
-    p50, p90, p99, top = np.percentile(values, [50, 90, 99, 100])
-    return {"p50": round(p50, 4), "p90": round(p90, 4), "p99": round(p99, 4), "max": round(top, 4)}
+    levels = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+    return {name: round(float(np.percentile(values, level)), 4) for name, level in levels.items()}
 
 
 def stream_intrinsics(bundle: Bundle, camera: Camera | None) -> NDArray[np.float32]:
