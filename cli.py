@@ -176,7 +176,6 @@ def train(
     """Train a lifter from multi-view 2D keypoints."""
     from edgelift.poses.sessions import load_sessions
     from edgelift.trainer import fit
-    from edgelift.trainer.deploy import save_reference
     from edgelift.trainer.settings import TrainSettings
 
     settings = TrainSettings(
@@ -190,7 +189,6 @@ def train(
             loaded, output, settings, held_out,
             lambda epoch, epochs, row: progress(epoch, epochs, " ".join(f"{k} {v:.4g}" for k, v in row.items())),
         )  # fmt: skip
-    save_reference(output, held_out or loaded, settings, bool(held_out))
     fit.plot_metrics(output)
     facts = result.to_dict()
     last = f", validation MPJPE {result.validation[-1][1]:.1f} mm" if result.validation else ""

@@ -21,7 +21,7 @@ from edgelift.runtime.bundle import Bundle, load_bundle
 from edgelift.runtime.lift import LiftSummary, lift_stream
 from edgelift.runtime.sinks.jsonl import JsonLines
 from edgelift.runtime.sources.replay import Replay
-from edgelift.trainer.deploy import backend_lift, export_run, save_reference
+from edgelift.trainer.deploy import backend_lift, export_run
 from edgelift.trainer.evaluate import evaluate
 from edgelift.trainer.fit import TrainResult, train
 from edgelift.trainer.report import ClipView, ReportData, write_report
@@ -43,7 +43,6 @@ def run_demo(output: Path, epochs: int, width: int, seed: int, say: Callable[[st
     say(f"2/6 train without a 3D label on {len(sessions)} sessions, {epochs} epochs")
     settings = TrainSettings(width=width, epochs=epochs, seed=seed)
     result = train(sessions, output / "run", settings, held_out, lambda e, n, row: say(_epoch(e, n, row)))
-    save_reference(output / "run", held_out, settings, held_out=True)
     say("3/6 export to ONNX, with the parity check")
     bundle = export_run(output / "run", output / "bundle")
     say("4/6 lift unseen people, frame by frame, with ONNX Runtime on the CPU")

@@ -21,6 +21,7 @@ from edgelift.trainer.data import Batch, MultiView, fingerprint, load_multiview
 from edgelift.trainer.evaluate import validation_mpjpe
 from edgelift.trainer.losses import poses_loss, views_loss
 from edgelift.trainer.models import FrameLifter, build_model
+from edgelift.trainer.reference import save_reference
 from edgelift.trainer.settings import TrainSettings
 
 METRICS = "metrics.jsonl"
@@ -71,6 +72,7 @@ def train(
         "torch": torch.__version__, "epoch": 0, "seconds": 0.0, "validation": [],
     }  # fmt: skip
     facts = _resume(run, model, optimiser, settings, facts)
+    save_reference(run, validate or sessions, settings, held_out=bool(validate))
     for epoch in range(facts["epoch"], settings.epochs):
         started = time.perf_counter()
         loss = train_epoch(model, optimiser, data, settings, epoch)

@@ -1,0 +1,43 @@
+"""The reference set: real windows that a run keeps, for the export to check parity on and a refresh not to lose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelift.poses.cameras import world_to_camera
+from edgelift.poses.sessions import Session
+from edgelift.poses.skeletons import skeleton
+from edgelift.poses.windows import cut, undistort_keypoints
+from edgelift.trainer.data import lifter_intrinsics
+from edgelift.trainer.settings import TrainSettings
+
+REFERENCE = "reference.npz"
+REFERENCE_WINDOWS = 512
+
+
+def save_reference(run: Path, sessions: Sequence[Session], settings: TrainSettings, held_out: bool) -> None:
+    """Keep up to REFERENCE_WINDOWS real windows, evenly over the sessions' views, for export to check parity on."""
+    parts = [
+        _windows(s.to_skeleton(skeleton(settings.skeleton)), v, settings) for s in sessions for v in range(len(s.rig))
+    ]
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    keep = np.unique(np.linspace(0, len(columns[0]) - 1, REFERENCE_WINDOWS).round().astype(int))
+    keypoints, intrinsics, poses = (column[keep] for column in columns)
+    run.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        run / REFERENCE, keypoints=keypoints, intrinsics=intrinsics, poses=poses, held_out=np.array(held_out)
+    )
+
+
+def _windows(session: Session, view: int, settings: TrainSettings) -> tuple[NDArray[np.float32], ...]:
+    camera = session.rig[view]
+    windows = cut(undistort_keypoints(session.keypoints[view], camera), session.timestamps, 1, 0.05)
+    intrinsics = np.tile(lifter_intrinsics(camera, settings.camera_input), (len(windows), 1))
+    poses = np.full((len(windows), *windows.shape[2:]), np.nan)
+    if session.poses is not None:
+        poses = world_to_camera(session.poses, camera)
+    return windows, intrinsics.astype(np.float32), poses.astype(np.float32)
