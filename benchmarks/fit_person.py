@@ -3,7 +3,7 @@
 walk and jog are fitted to training clips of the CMU motion capture data (mocap.cs.cmu.edu; its database was created
 with funding from NSF EIA-0196217): bone directions in a heading-aligned frame, Fourier series of order 4, with the
 stride period that leaves the least residual. The training clips hold no boxing, waving or sitting down: box, sit and
-wave are composed by hand, as Fourier series too, around the mean posture of the fitted walk.
+wave are composed by hand, as Fourier series too, around the mean posture of the fitted walk with straightened legs.
 """
 
 from __future__ import annotations
@@ -131,9 +131,11 @@ def main() -> None:
     jog = best_fit([c for c in clips if c.action == "run"], (0.6, 0.95), (1.8, 4.5))
     rest = np.array(walk["curves"])[:, 0]
     rest = (rest + rest[list(SKELETON.mirror)] * [-1, 1, 1]) / 2
+    for side, sign in (("right", 1.0), ("left", -1.0)):  # a walker's mean leg is bent: nobody stands like that
+        rest[J[f"{side}_knee"]], rest[J[f"{side}_ankle"]] = (0.03 * sign, 0.02, -1.0), (0.0, -0.06, -1.0)
     rest /= np.linalg.norm(rest, axis=-1, keepdims=True)
     actions = {
-        "walk": walk, "jog": jog, "box": compose(rest, box, 1.4), "sit": compose(rest, sit, 5.0),
+        "walk": walk, "jog": jog, "box": compose(rest, box, 1.0), "sit": compose(rest, sit, 5.0),
         "wave": compose(rest, wave, 2.0),
     }  # fmt: skip
     options.output.write_text(json.dumps({"about": __doc__, "actions": actions}, indent=1) + "\n")

@@ -53,24 +53,30 @@ def clips(seconds_per_clip: float = 6.0, fps: float = 60.0, subjects: int = 4, s
 
     Bone lengths are constant within a clip and equal left and right; the same seed gives the same clips.
     """
+    people = np.random.SeedSequence(seed).spawn(subjects)
     return [
-        _clip(action, subject, seconds_per_clip, fps, np.random.default_rng([seed, subject, number]), seed)
-        for subject in range(1, subjects + 1)
-        for number, action in enumerate(actions())
+        clip
+        for number, person in enumerate(people, start=1)
+        for clip in _clips_of(f"person{number}", person, seconds_per_clip, fps)
     ]
 
 
-def _clip(action: Action, subject: int, seconds: float, fps: float, rng: np.random.Generator, seed: int) -> Clip:
+def _clips_of(subject: str, seeds: np.random.SeedSequence, seconds: float, fps: float) -> list[Clip]:
+    of_body, *of_clips = (np.random.default_rng(child) for child in seeds.spawn(1 + len(actions())))
+    lengths = _bone_lengths(of_body)
+    return [_clip(action, subject, lengths, seconds, fps, rng) for action, rng in zip(actions(), of_clips, strict=True)]
+
+
+def _clip(action: Action, subject: str, lengths: Float64, seconds: float, fps: float, rng: np.random.Generator) -> Clip:
     time = np.arange(round(seconds * fps)) / fps
     cadence, amplitude = rng.uniform(0.85, 1.15, 2)
     phase = 2 * np.pi * (rng.random() + time * cadence / action.period_s)
-    body = _pose(_directions(action, phase, amplitude, rng), _bone_lengths(np.random.default_rng([seed, subject])))
+    body = _pose(_directions(action, phase, amplitude, rng), lengths)
     if action.speed_m_s == 0:  # who stands keeps the feet where they are: the hips move, not the floor
         body[..., :2] -= body[:, FEET, :2].mean(1, keepdims=True)
     body[..., 2] += ANKLE_HEIGHT_M - _soft_minimum(body[..., 2])[:, None]
     world = _travel(body, time, action.speed_m_s * cadence * amplitude, rng)
-    name = f"person{subject}_{action.name}"
-    return Clip(name, f"person{subject}", action.name, fps, world.astype(np.float32), SKELETON)
+    return Clip(f"{subject}_{action.name}", subject, action.name, fps, world.astype(np.float32), SKELETON)
 
 
 def _bone_lengths(rng: np.random.Generator) -> Float64:
@@ -107,13 +113,15 @@ def _soft_minimum(height: Float64) -> Float64:
 
 def _travel(body: Float64, time: Float64, speed_m_s: float, rng: np.random.Generator) -> Float64:
     """Turn the body along a circle at its own speed (or let it stand, slowly turning), near the origin."""
-    turn_rate = speed_m_s / PATH_RADIUS_M if speed_m_s > 0 else rng.uniform(-0.15, 0.15)
+    side = rng.choice([-1.0, 1.0])  # of the body where the circle's centre lies: 1 is left
+    walks = speed_m_s > 0
+    turn_rate = side * speed_m_s / PATH_RADIUS_M if walks else rng.uniform(-0.15, 0.15)
     heading = rng.uniform(0, 2 * np.pi) + turn_rate * time
     cos, sin, nought, one = np.cos(heading), np.sin(heading), np.zeros_like(time), np.ones_like(time)
     turn = np.stack([cos, -sin, nought, sin, cos, nought, nought, nought, one], -1).reshape(-1, 3, 3)
-    # forward is y in the body: on the circle it is the tangent, so the centre lies to the left
-    on_circle = PATH_RADIUS_M * np.stack([cos, sin, nought], -1) if speed_m_s > 0 else np.zeros((len(time), 3))
-    world: Float64 = np.einsum("fxy,fjy->fjx", turn, body) + on_circle[:, None] + _start(rng)
+    # forward is y in the body, on the circle it is the tangent
+    path = side * PATH_RADIUS_M * np.stack([cos, sin, nought], -1) * walks
+    world: Float64 = np.einsum("fxy,fjy->fjx", turn, body) + path[:, None] + _start(rng)
     return world
 
 
