@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelift.poses.cameras import triangulate
+from edgelift.poses.cameras import Camera, triangulate
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.openpose import read_openpose
 from edgelift.poses.formats.trc import write_trc
@@ -42,13 +42,17 @@ def convert_openpose(
     return facts, [*selection.summary(), f"{views} views, {frames} frames, {session.skeleton.name} -> {output}"]
 
 
-def match_rig(recording: Recording, cameras: str | None, units: str | None, view: Sequence[str]) -> Any:
+def match_rig(recording: Recording, cameras: str | None, units: str | None, view: Sequence[str]) -> tuple[Camera, ...]:
     """Return the rig in the order of the recording's views."""
-    if cameras is None:
-        raise EdgeliftError("--cameras", "nothing", "Calib.toml or FILE.json:NAME", "Name the rig that filmed this.")
-    rig = {camera.name: camera for camera in read_rig(cameras, units)}
+    rig = {camera.name: camera for camera in read_rig(_given(cameras), units)}
     names = match_views([v.name for v in recording.views], list(rig), _pairs(view))
     return tuple(rig[names[v.name]] for v in recording.views)
+
+
+def _given(cameras: str | None) -> str:
+    if cameras is None:
+        raise EdgeliftError("--cameras", "nothing", "Calib.toml or FILE.json:NAME", "Name the rig that filmed this.")
+    return cameras
 
 
 def _pairs(view: Sequence[str]) -> dict[str, str]:
@@ -68,10 +72,13 @@ def convert_videopose3d(
     units: str | None,
     poses: Path | None,
 ) -> Told:
-    """Write one session a subject and action into the directory `output`."""
-    if cameras is None:
-        raise EdgeliftError("--cameras", "nothing", "Calib.toml or FILE.json:NAME", "Name the rig that filmed this.")
-    sessions = list(read_videopose3d(source, poses, read_rig(cameras, units), fps, skeleton(skeleton_name)))
+    """Write one session a subject and action into the directory `output`; `{subject}` in `cameras` is filled in."""
+    named = _given(cameras)
+
+    def rig_of(subject: str) -> tuple[Camera, ...]:
+        return read_rig(named.replace("{subject}", subject), units)
+
+    sessions = read_videopose3d(source, poses, rig_of, fps, skeleton(skeleton_name))
     for session in sessions:
         save_session(session, output / f"{session.name}.npz")
     frames = sum(s.keypoints.shape[1] for s in sessions)

@@ -243,3 +243,28 @@ def test_malformed_json_in_frame_37_is_named(recording: Path, tmp_path: Path) ->
     command[1] = copy
     assert frame.name in refused(*command)
     assert not (tmp_path / "b.npz").exists()
+
+
+def test_videopose3d_files_become_sessions_with_the_rig_of_each_subject(tmp_path: Path) -> None:
+    made = make_sessions(2)
+    views, truth, rigs = {}, {}, {}
+    for subject, session in zip(("S1", "S9"), made, strict=True):
+        views[subject] = {"Walking 1": [view[..., :2] for view in session.keypoints]}
+        truth[subject] = {"Walking 1": session.poses}
+        rigs[f"lab_{subject}"] = [
+            {"id": c.name, "K": c.K.tolist(), "dist": c.dist.tolist(), "R": c.R.tolist(), "t": c.t.tolist(),
+             "size": c.size} for c in session.rig
+        ]  # fmt: skip
+    (tmp_path / "rigs.json").write_text(json.dumps({"rigs": rigs}))
+    np.savez(tmp_path / "2d.npz", positions_2d=views)  # type: ignore[arg-type]
+    np.savez(tmp_path / "3d.npz", positions_3d=truth)  # type: ignore[arg-type]
+    words = (
+        "convert", tmp_path / "2d.npz", "--format", "videopose3d", "--poses", tmp_path / "3d.npz", "--fps", 20,
+        "--skeleton", "h36m17", "--cameras", f"{tmp_path}/rigs.json:lab_{{subject}}", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert as_json(*words) == {"output": str(tmp_path / "out"), "sessions": 2, "frames": 120}
+    for subject, session in zip(("S1", "S9"), made, strict=True):
+        converted = load_session(tmp_path / "out" / f"{subject}_Walking_1.npz")
+        np.testing.assert_array_equal(converted.keypoints[..., :2], session.keypoints[..., :2])
+        np.testing.assert_array_equal(converted.rig[2].K, session.rig[2].K)
+        assert converted.poses is not None

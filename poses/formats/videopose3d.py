@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from edgelift.poses.formats.safe_pickle import load_pickled_arrays
 from edgelift.poses.sessions import Session, clean_keypoints
 from edgelift.poses.skeletons import SKELETONS, Skeleton
 
-Cameras = Mapping[str, tuple[Camera, ...]] | tuple[Camera, ...]
+RigOf = Callable[[str], tuple[Camera, ...]]  # subject to its rig
 
 # of Human3.6M's 32 joints (many doubled) the 17 that are used, in the order of skeleton h36m17
 H36M_KEEP = [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27]
@@ -25,13 +25,13 @@ METRES_LIMIT = 50.0  # nobody stands 50 m from the origin of a rig; in millimetr
 
 
 def read_videopose3d(
-    path_2d: Path, path_3d: Path | None, cameras_by_subject: Cameras, fps: float, skeleton: Skeleton
+    path_2d: Path, path_3d: Path | None, rig_of: RigOf, fps: float, skeleton: Skeleton
 ) -> list[Session]:
     """Read one Session a subject and action, named like `S9_Walking_1`.
 
     2D: raw pixels without confidence, so 1 where finite; NaN is missing. 3D: world metres, 32 joints reduced to 17. All
-    cameras of an action are cut to the shortest of them and the poses. cameras_by_subject: a rig for all subjects or
-    one by subject, where `Train/S1` also finds `S1`; cameras in the order of the file's views.
+    cameras of an action are cut to the shortest of them and the poses. rig_of: the rig of a subject, called with `S1`
+    for HumanEva's `Train/S1`; cameras in the order of the file's views.
     """
     if not (np.isfinite(fps) and fps > 0):
         raise EdgeliftError("--fps", f"{fps}", "a positive frame rate", "Give the frame rate of the recording.")
@@ -41,7 +41,7 @@ def read_videopose3d(
     poses = None if path_3d is None else _positions(path_3d, load_pickled_arrays(path_3d), "positions_3d")
     sessions = []
     for subject, actions in positions.items():
-        rig = _cameras_of(subject, cameras_by_subject)
+        rig = rig_of(subject.rpartition("/")[2])
         for action, views in actions.items():
             where = f"{path_2d} {subject} / {action}"
             keypoints = _keypoints(where, views, rig, skeleton)
@@ -72,15 +72,6 @@ def _check_metadata(path: Path, metadata: Any, skeleton: Skeleton) -> None:
             f"skeleton {skeleton.name} with {len(skeleton.joints)} joints",
             f"Give --skeleton {fitting or 'of that kind'}.",
         )  # fmt: skip
-
-
-def _cameras_of(subject: str, cameras: Cameras) -> tuple[Camera, ...]:
-    if not isinstance(cameras, Mapping):
-        return cameras
-    for name in (subject, subject.rpartition("/")[2]):
-        if name in cameras:
-            return cameras[name]
-    raise EdgeliftError(f"cameras of subject {subject}", "none", f"one of {', '.join(cameras)}", "Give its rig.")
 
 
 def _keypoints(where: str, views: Sequence[Any], rig: Sequence[Camera], skeleton: Skeleton) -> NDArray[np.float32]:
