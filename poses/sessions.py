@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -64,8 +65,6 @@ class Session:
         """Return the same session with its joints (and its poses) converted."""
         if target.name == self.skeleton.name:
             return self
-        from dataclasses import replace
-
         return replace(
             self,
             keypoints=convert(self.keypoints, self.skeleton, target).astype(np.float32),
@@ -118,7 +117,7 @@ def _expect(ok: bool, subject: str, received: str, expected: str) -> None:
 
 
 def save_session(session: Session, path: Path) -> None:
-    """Write one `.npz` that loads without pickle; complete or not at all (temporary name, then rename)."""
+    """Write a session file (docs/formats.md); complete or not at all."""
     arrays: dict[str, NDArray[np.generic]] = {
         "format_version": np.array(FORMAT_VERSION),
         "keypoints": session.keypoints,
@@ -134,6 +133,11 @@ def save_session(session: Session, path: Path) -> None:
         arrays["camera_size"] = np.array([c.size for c in session.cameras])
     if session.poses is not None:
         arrays["poses"] = session.poses
+    save_arrays(path, arrays)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an `.npz` that loads without pickle; complete or not at all (temporary name, then rename)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:

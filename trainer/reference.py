@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.poses.cameras import world_to_camera
-from edgelift.poses.sessions import Session
+from edgelift.poses.sessions import Session, save_arrays
 from edgelift.poses.skeletons import skeleton
 from edgelift.poses.windows import cut, undistort_keypoints
 from edgelift.trainer.data import lifter_intrinsics
@@ -27,10 +27,8 @@ def save_reference(run: Path, sessions: Sequence[Session], settings: TrainSettin
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     keep = np.unique(np.linspace(0, len(columns[0]) - 1, REFERENCE_WINDOWS).round().astype(int))
     keypoints, intrinsics, poses = (column[keep] for column in columns)
-    run.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        run / REFERENCE, keypoints=keypoints, intrinsics=intrinsics, poses=poses, held_out=np.array(held_out)
-    )
+    arrays = {"keypoints": keypoints, "intrinsics": intrinsics, "poses": poses, "held_out": np.array(held_out)}
+    save_arrays(run / REFERENCE, arrays)
 
 
 def _windows(session: Session, view: int, settings: TrainSettings) -> tuple[NDArray[np.float32], ...]:
