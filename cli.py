@@ -125,7 +125,9 @@ def convert(
     format_: Annotated[Literal["openpose", "videopose3d"], typer.Option("--format")],
     skeleton: Annotated[str, typer.Option(help="Skeleton the file was written in.")],
     fps: Annotated[float, typer.Option(help="Frames a second of the recording.")],
-    cameras: Annotated[str | None, typer.Option(help="Rig: Calib.toml or FILE.json:NAME.")] = None,
+    cameras: Annotated[
+        str | None, typer.Option(help="Rig: FILE.toml or FILE.json:NAME; videopose3d fills in {subject}.")
+    ] = None,
     units: Units = None,
     view: Annotated[list[str] | None, typer.Option(help="FOLDER=CAMERA where the names do not match.")] = None,
     poses: Annotated[Path | None, typer.Option(help="videopose3d: the 3D file, if there is one.")] = None,
@@ -171,6 +173,7 @@ def train(
     dropout: float = 0.1,
     learning_rate: float = 1e-3,
     validate: Annotated[list[Path] | None, typer.Option(help="Sessions with truth: MPJPE every epoch.")] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where PyTorch trains.")] = "cpu",
     as_json: Json = False,
 ) -> None:
     """Train a lifter from multi-view 2D keypoints."""
@@ -188,6 +191,7 @@ def train(
         result = fit.train(
             loaded, output, settings, held_out,
             lambda epoch, epochs, row: progress(epoch, epochs, " ".join(f"{k} {v:.4g}" for k, v in row.items())),
+            device,
         )  # fmt: skip
     fit.plot_metrics(output)
     facts = result.to_dict()

@@ -176,3 +176,10 @@ def test_sessions_that_cannot_train_are_refused(
     with pytest.raises(EdgeliftError, match=message):
         train([spoil(sessions[0])], tmp_path / "run", settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_refused_and_never_replaced(sessions: list[Session], tmp_path: Path) -> None:
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(EdgeliftError, match=f"--device: received {absent}"):
+        train(sessions, tmp_path / "run", TINY, device=absent)
+    assert not (tmp_path / "run").exists()

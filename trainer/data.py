@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -39,6 +39,11 @@ class MultiView:
 
     def __len__(self) -> int:
         return len(self.keypoints)
+
+    def to(self, device: str) -> MultiView:
+        """Return the same frames with every tensor on that device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: t.to(device) for name, t in tensors.items() if t is not None})
 
     def batch(self, index: Tensor) -> Batch:
         """Gather the frames of an index (b,)."""

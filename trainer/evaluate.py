@@ -116,15 +116,15 @@ def evaluate(
 
 
 def module_lift(model: FrameLifter, batch: int = 1024) -> Lift:
-    """Return a PyTorch lifter as a function of numpy arrays."""
+    """Return a PyTorch lifter as a function of numpy arrays, executed where its weights are."""
+    device = model.head.weight.device
 
     def lift(windows: NDArray[np.float32], intrinsics: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            parts = [
-                model(torch.from_numpy(windows[i : i + batch]), torch.from_numpy(intrinsics[i : i + batch]))
-                for i in range(0, len(windows), batch)
-            ]
-        out: NDArray[np.float32] = torch.cat(parts).numpy()
+            keypoints, cameras = torch.from_numpy(windows).to(device), torch.from_numpy(intrinsics).to(device)
+            starts = range(0, len(windows), batch)
+            parts = [model(keypoints[i : i + batch], cameras[i : i + batch]) for i in starts]
+        out: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return out
 
     return lift

@@ -60,9 +60,11 @@ def train(
     """Train a lifter and leave RUN/checkpoint.safetensors and RUN/metrics.jsonl.
 
     Goes on from RUN's own checkpoint when it was made with the same settings and data; anything else there is an
-    EdgeliftError. `validate` sessions need poses; they steer nothing.
+    EdgeliftError. `validate` sessions need poses; they steer nothing. device: `cpu` or `cuda`; both draw the same order
+    of frames, and a run may go on on the other one.
     """
-    data = load_multiview(sessions, settings)
+    check_device(device)
+    data = load_multiview(sessions, settings).to(device)
     torch.manual_seed(settings.seed)
     model = build_model(settings).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
@@ -98,15 +100,25 @@ def train_epoch(
     model.train()
     set_dropout(model, settings.dropout if epoch < settings.dropout_until * settings.epochs else 0.0)
     steps = max(1, len(data) // settings.batch)
-    total = 0.0
-    for step, index in enumerate(torch.randperm(len(data)).tensor_split(steps)):
+    total = torch.zeros((), device=data.keypoints.device)
+    order = torch.randperm(len(data)).to(data.keypoints.device)
+    for step, index in enumerate(order.tensor_split(steps)):
         set_learning_rate(optimiser, settings, (epoch + step / steps) / settings.epochs)
         loss = batch_loss(model, data.batch(index), settings)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        total += loss.item()
-    return total / steps
+        total += loss.detach()
+    return total.item() / steps
+
+
+def check_device(device: str) -> None:
+    """EdgeliftError unless PyTorch can train there; never another device instead."""
+    if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
+        raise EdgeliftError(
+            "--device", device, "cpu" if device != "cuda" else "a CUDA GPU that PyTorch sees",
+            "Use --device cpu, or install a driver and a torch build with CUDA.",
+        )  # fmt: skip
 
 
 def batch_loss(model: FrameLifter, batch: Batch, settings: TrainSettings) -> Tensor:
