@@ -257,15 +257,12 @@ def evaluate(
     from edgelift.poses.sessions import load_sessions
     from edgelift.runtime.backends import OnnxRuntimeCpu
     from edgelift.runtime.bundle import load_bundle
-    from edgelift.trainer.deploy import backend_lift
-    from edgelift.trainer.evaluate import evaluate as run
+    from edgelift.runtime.evaluate import backend_lift
+    from edgelift.runtime.evaluate import evaluate as run
 
     loaded = load_bundle(bundle)
     with OnnxRuntimeCpu(loaded, threads=2) as backend:
-        scores = run(
-            backend_lift(backend), load_sessions(sessions), loaded.skeleton, loaded.camera_input,
-            loaded.frames, loaded.frame_interval_s, camera or (),
-        )  # fmt: skip
+        scores = run(backend_lift(backend), load_sessions(sessions), loaded.input, camera or ())
     _finish(scores, as_json)
     if not as_json:
         _print_scores(scores)

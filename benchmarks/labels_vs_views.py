@@ -17,12 +17,12 @@ from pathlib import Path
 from edgelift.poses.motion import load_motion
 from edgelift.poses.rigs import pick_cameras, read_rig
 from edgelift.poses.sessions import Session
-from edgelift.poses.skeletons import skeleton
 from edgelift.poses.studio import StudioSettings, film
+from edgelift.runtime.evaluate import evaluate
 from edgelift.trainer.checkpoint import load_checkpoint
-from edgelift.trainer.evaluate import evaluate, module_lift
 from edgelift.trainer.fit import train
 from edgelift.trainer.settings import Supervision, TrainSettings
+from edgelift.trainer.validation import module_lift
 
 
 def sessions(data: Path, split: str, seed: int, noise_px: float) -> list[Session]:
@@ -43,7 +43,7 @@ def run(supervision: Supervision, options: argparse.Namespace, training: list[Se
 
     result = train(training, folder, settings, test, tell)
     model = load_checkpoint(folder).model()
-    scores = evaluate(module_lift(model), test, skeleton(settings.skeleton), settings.camera_input)
+    scores = evaluate(module_lift(model), test, settings.input)
     return {"settings": settings.to_dict(), "training": result.to_dict() | {"checkpoint": None}, "scores": scores}
 
 
@@ -61,7 +61,8 @@ def main() -> None:
     test = sessions(options.data, "test", 1, options.noise_px)
     rows = {s: run(s, options, training, test) for s in ("views", "poses")}
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"labels_vs_views_w{options.width}_e{options.epochs}_cpu_{date.today()}.json"
+    name = f"labels_vs_views_w{options.width}_e{options.epochs}_s{options.seed}_cpu_{date.today()}.json"
+    path = options.output / name
     path.write_text(json.dumps(rows, indent=1) + "\n")
     print(f"wrote {path}")
 

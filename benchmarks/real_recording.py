@@ -21,8 +21,9 @@ from edgelift.poses.formats.openpose import read_openpose
 from edgelift.poses.recordings import choose_person
 from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import Skeleton, skeleton
+from edgelift.runtime.evaluate import Lifted, evaluate, lift_views
 from edgelift.trainer.checkpoint import load_checkpoint
-from edgelift.trainer.evaluate import Lifted, evaluate, lift_views, module_lift
+from edgelift.trainer.validation import module_lift
 
 
 def recording(data: Path) -> Session:
@@ -53,15 +54,15 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     checkpoint = load_checkpoint(options.run)
-    target, lift = skeleton(checkpoint.settings.skeleton), module_lift(checkpoint.model())
+    fed, lift = checkpoint.settings.input, module_lift(checkpoint.model())
     session = recording(options.data)
     rows = {
-        name: evaluate(lift, [session], target, checkpoint.settings.camera_input, cameras=names)
+        name: evaluate(lift, [session], fed, names)
         for name, names in {"all": (), **{n: (n,) for n in session.camera_names}}.items()
     }
-    lifted = lift_views(lift, session, target, checkpoint.settings.camera_input)
+    lifted = lift_views(lift, session, fed)
     if options.picture:
-        picture(lifted, target, options.picture)
+        picture(lifted, fed.skeleton, options.picture)
     path = options.output / f"real_recording_cpu_{date.today()}.json"
     path.write_text(json.dumps(rows, indent=1) + "\n")
     for name, row in rows.items():

@@ -17,7 +17,7 @@ from safetensors.torch import save_file as save_torch
 from torch import nn
 
 from edgelift.export.onnx_graph import PARITY_BATCHES, export_onnx, graph_inputs, parity_mm
-from edgelift.poses.skeletons import Skeleton
+from edgelift.poses.windows import LifterInput
 from edgelift.runtime.bundle import ONNX, Bundle, write_bundle
 
 
@@ -36,20 +36,17 @@ class Reference:
 def export_bundle(
     model: nn.Module,
     path: Path,
-    skeleton: Skeleton,
-    camera_input: str,
+    fed: LifterInput,
     reference: Reference,
     training: dict[str, Any],
-    frames: int = 1,
-    frame_interval_s: float = 0.05,
 ) -> Bundle:
     """Write graph, weights, initializers and reference set; check parity on the reference input; seal with hashes."""
     manifest: dict[str, Any] = {
-        "skeleton": skeleton.name,
-        "joints": list(skeleton.joints),
-        "frames": frames,
-        "frame_interval_s": frame_interval_s,
-        "camera_input": camera_input,
+        "skeleton": fed.skeleton.name,
+        "joints": list(fed.skeleton.joints),
+        "frames": fed.frames,
+        "frame_interval_s": fed.frame_interval_s,
+        "camera_input": fed.camera_input,
         "units": "m",
         "training": training,
         "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
@@ -58,7 +55,7 @@ def export_bundle(
 
     def fill(folder: Path) -> None:
         graph = folder / ONNX
-        manifest["opset"] = export_onnx(model, frames, len(skeleton.joints), graph)
+        manifest["opset"] = export_onnx(model, fed.frames, len(fed.skeleton.joints), graph)
         worst = parity_mm(model, graph, reference.keypoints, reference.intrinsics)
         manifest["parity"] = {"worst_joint_mm": worst, "windows": len(reference.keypoints), "batches": PARITY_BATCHES}
         manifest["inputs"] = graph_inputs(graph)

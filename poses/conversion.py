@@ -99,7 +99,7 @@ def triangulate_session(source: Path, output: Path) -> Told:
     else:
         raise EdgeliftError("-o", str(output), "a name that ends in .trc or .npz", "Choose one of the two.")
     known = np.isfinite(points).all(-1)
-    median = float(np.nanmedian(residuals)) if known.any() else None
+    median = round(float(np.nanmedian(residuals)), 2) if known.any() else None
     facts = {
         "output": str(output), "frames": len(points), "joints_known": round(float(known.mean()), 4),
         "residual_px_p50": median,

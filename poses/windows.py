@@ -6,15 +6,45 @@ linearly interpolated in time (never by index), so jitter, dropped frames and a 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelift.poses.cameras import Camera, undistort_pixels
+from edgelift.poses.cameras import Camera, screen_intrinsics, undistort_pixels
+from edgelift.poses.sessions import Session
+from edgelift.poses.skeletons import Skeleton, convert
 
 MAX_GAP_S = 0.25  # two frames farther apart are not interpolated: half a stride of a walk lies between them
 SNAP_S = 1e-4  # a slot this close to a frame is that frame, so that a regular stream passes through untouched
 
 Keypoints = NDArray[np.float32]
+CameraInput = Literal["rays", "screen"]
+
+
+@dataclass(frozen=True)
+class LifterInput:
+    """What a lifter is fed: keypoints of its skeleton on its time grid, and its camera's intrinsics.
+
+    camera_input `rays`: the true intrinsics; `screen`: f = width / 2, for cameras whose intrinsics nobody knows.
+    """
+
+    skeleton: Skeleton
+    camera_input: CameraInput
+    frames: int = 1
+    frame_interval_s: float = 0.05
+
+    def intrinsics(self, camera: Camera) -> NDArray[np.float32]:
+        """(4,) fx, fy, cx, cy in pixels."""
+        row = camera.intrinsics if self.camera_input == "rays" else screen_intrinsics(camera.size)
+        return row.astype(np.float32)
+
+    def windows(self, session: Session, view: int) -> Keypoints:
+        """(session frames, frames, joints, 3) undistorted pixels and confidence: the windows ending at each frame."""
+        keypoints = convert(session.keypoints[view], session.skeleton, self.skeleton)
+        undistorted = undistort_keypoints(keypoints, session.rig[view])
+        return cut(undistorted, session.timestamps, self.frames, self.frame_interval_s)
 
 
 def undistort_keypoints(keypoints: NDArray[np.floating], camera: Camera | None) -> Keypoints:

@@ -47,7 +47,7 @@ class OnnxRuntimeCpu:
         self.session: Any = onnxruntime.InferenceSession(str(bundle.onnx), options, providers=["CPUExecutionProvider"])
         self.provider: str = self.session.get_providers()[0]  # asked back: the request proves nothing
         self.inputs = [i["name"] for i in bundle.manifest["inputs"]]
-        self.shape = (bundle.frames, len(bundle.skeleton.joints), 3)
+        self.shape = (bundle.input.frames, len(bundle.skeleton.joints), 3)
 
     def __call__(self, keypoints: Float32, intrinsics: Float32) -> Float32:
         """Lift n windows."""

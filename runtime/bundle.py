@@ -14,6 +14,7 @@ from typing import Any
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.skeletons import Skeleton, skeleton
+from edgelift.poses.windows import LifterInput
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -33,19 +34,10 @@ class Bundle:
         return skeleton(self.manifest["skeleton"])
 
     @property
-    def frames(self) -> int:
-        """Slots of a window; 1 for a frame lifter."""
-        return int(self.manifest["frames"])
-
-    @property
-    def frame_interval_s(self) -> float:
-        """Seconds between two slots."""
-        return float(self.manifest["frame_interval_s"])
-
-    @property
-    def camera_input(self) -> str:
-        """`rays` (true intrinsics) or `screen` (f = width / 2)."""
-        return str(self.manifest["camera_input"])
+    def input(self) -> LifterInput:
+        """What the lifter is fed."""
+        m = self.manifest
+        return LifterInput(self.skeleton, m["camera_input"], int(m["frames"]), float(m["frame_interval_s"]))
 
     @property
     def onnx(self) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelift.poses.cameras import Camera, screen_intrinsics
+from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.skeletons import convert
 from edgelift.poses.windows import Stream, undistort_keypoints
@@ -56,11 +56,10 @@ def stream_intrinsics(bundle: Bundle, camera: Camera | None) -> NDArray[np.float
     """(1, 4) what the lifter is handed for this camera; EdgeliftError for a rays lifter without intrinsics."""
     if camera is None:
         raise EdgeliftError(
-            f"bundle {bundle.path}, a {bundle.camera_input} lifter", "a stream without intrinsics or image size",
+            f"bundle {bundle.path}, a {bundle.input.camera_input} lifter", "a stream without intrinsics or image size",
             "a calibrated camera", "Convert the recording with --cameras.",
         )  # fmt: skip
-    row = camera.intrinsics if bundle.camera_input == "rays" else screen_intrinsics(camera.size)
-    return row.astype(np.float32)[None]
+    return bundle.input.intrinsics(camera)[None]
 
 
 def lift_stream(
@@ -68,7 +67,7 @@ def lift_stream(
 ) -> LiftSummary:
     """Lift every frame of the source as it comes; a frame without a joint gives a message with no person."""
     intrinsics = stream_intrinsics(bundle, source.camera)
-    stream = Stream(bundle.frames, bundle.frame_interval_s)
+    stream = Stream(bundle.input.frames, bundle.input.frame_interval_s)
     summary = LiftSummary(backend.provider, frames=source.frames)
     try:
         for frame in source:

@@ -108,6 +108,42 @@ def test_evaluate_equals_scoring_what_lift_wrote(home: Path, one: Path, tmp_path
     assert mpjpe(np.array(lifted), truth) == pytest.approx(scores["mpjpe_mm"], abs=0.02)  # rounded to 0.01 mm
 
 
+WITHOUT_TORCH = """
+import sys
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "scipy", "onnx", "onnxscript", "safetensors", "matplotlib"}:
+            raise ModuleNotFoundError(f"forbidden here: {name}", name=name)
+sys.meta_path.insert(0, Forbidden())
+from edgelift.cli import main
+main()
+"""
+
+
+def test_a_device_lifts_and_evaluates_without_torch(home: Path, one: Path, tmp_path: Path) -> None:
+    def on_device(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    lift = (
+        "lift",
+        home / "bundle",
+        "--source",
+        one,
+        "--camera",
+        "cam_01",
+        "--sink",
+        tmp_path / "p",
+        "--fast",
+        "--json",
+    )
+    assert json.loads(on_device(*lift).stdout)["lifted"] == 60
+    assert json.loads(on_device("evaluate", home / "bundle", one, "--json").stdout)["frames"] == 180
+    refused = on_device("train", one, "-o", tmp_path / "run")
+    assert refused.returncode == 2
+    assert "pip install 'edgelift[train]'" in refused.stderr
+
+
 def test_evaluate_without_truth_says_that_it_triangulated(home: Path, one: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 

@@ -14,7 +14,6 @@ from edgelift.export import onnx_graph
 from edgelift.export.bundles import Reference, export_bundle, initializers
 from edgelift.export.onnx_graph import OPSET, export_onnx
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.skeletons import skeleton
 from edgelift.runtime.backends import OnnxRuntimeCpu
 from edgelift.runtime.bundle import load_bundle
 from edgelift.trainer.models import FrameLifter, build_model
@@ -47,7 +46,7 @@ def reference(n: int = 70) -> Reference:
 @pytest.fixture(scope="module")
 def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "bundle"
-    export_bundle(trained_looking(0), path, skeleton("common14"), "rays", reference(), {})
+    export_bundle(trained_looking(0), path, TINY.input, reference(), {})
     return path
 
 
@@ -129,10 +128,10 @@ def test_a_tampered_bundle_is_refused(bundle_path: Path, tmp_path: Path, name: s
 def test_a_graph_that_differs_is_refused_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_graph, "PARITY_LIMIT_MM", -1.0)
     with pytest.raises(EdgeliftError, match="parity"):
-        export_bundle(trained_looking(0), tmp_path / "b", skeleton("common14"), "rays", reference(), {})
+        export_bundle(trained_looking(0), tmp_path / "b", TINY.input, reference(), {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_path_is_never_overwritten(bundle_path: Path) -> None:
     with pytest.raises(EdgeliftError, match="already"):
-        export_bundle(trained_looking(0), bundle_path, skeleton("common14"), "rays", reference(), {})
+        export_bundle(trained_looking(0), bundle_path, TINY.input, reference(), {})

@@ -11,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgelift.poses.cameras import Camera, screen_intrinsics
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
-from edgelift.poses.skeletons import skeleton
-from edgelift.poses.windows import cut, undistort_keypoints
+from edgelift.poses.windows import LifterInput
 from edgelift.trainer.settings import TrainSettings
 
 
@@ -72,24 +70,17 @@ class Batch:
     poses: Tensor | None
 
 
-def lifter_intrinsics(camera: Camera, camera_input: str) -> NDArray[np.float64]:
-    """(4,) what a lifter of that camera input is handed for this camera."""
-    return camera.intrinsics if camera_input == "rays" else screen_intrinsics(camera.size)
-
-
-def load_multiview(
-    sessions: Sequence[Session], settings: TrainSettings, frames: int = 1, frame_interval_s: float = 0.05
-) -> MultiView:
+def load_multiview(sessions: Sequence[Session], settings: TrainSettings) -> MultiView:
     """Convert, undistort and window every session; `poses` are taken only for `--supervision poses`."""
     if not sessions:
         raise EdgeliftError("training sessions", "none", "at least one", "Name session files or a directory.")
     for session in sessions:
         _check(session, settings)
-    converted = [session.to_skeleton(skeleton(settings.skeleton)) for session in sessions]
+    converted = [session.to_skeleton(settings.input.skeleton) for session in sessions]
     views = max(len(s.camera_names) for s in converted)
     cameras = [camera for s in converted for camera in s.rig]
     first = np.cumsum([0, *(len(s.rig) for s in converted)])
-    parts = [_windows(s, views, frames, frame_interval_s) for s in converted]
+    parts = [_windows(s, views, settings.input) for s in converted]
     index = [np.pad(np.arange(len(s.rig)), (0, views - len(s.rig))) + f for s, f in zip(converted, first, strict=False)]
     counts = [len(p) for p in parts]
     keypoints = np.concatenate(parts)
@@ -98,7 +89,7 @@ def load_multiview(
         keypoints=torch.from_numpy(keypoints),
         camera=torch.from_numpy(np.repeat(np.stack(index), counts, 0)),
         present=torch.from_numpy(real & (keypoints[:, :, -1, :, 2] > 0).any(-1)),
-        given=_table([lifter_intrinsics(c, settings.camera_input) for c in cameras]),
+        given=_table([settings.input.intrinsics(c) for c in cameras]),
         true=_table([c.intrinsics for c in cameras]),
         R=_table([c.R for c in cameras]),
         t=_table([c.t for c in cameras]),
@@ -106,16 +97,12 @@ def load_multiview(
     )
 
 
-def _table(rows: Sequence[NDArray[np.float64]]) -> Tensor:
+def _table(rows: Sequence[NDArray[np.floating]]) -> Tensor:
     return torch.tensor(np.stack(rows), dtype=torch.float32)
 
 
-def _windows(session: Session, views: int, frames: int, interval_s: float) -> NDArray[np.float32]:
-    cut_views = [
-        cut(undistort_keypoints(view, camera), session.timestamps, frames, interval_s)
-        for view, camera in zip(session.keypoints, session.rig, strict=True)
-    ]
-    stacked = np.stack(cut_views, 1)
+def _windows(session: Session, views: int, fed: LifterInput) -> NDArray[np.float32]:
+    stacked = np.stack([fed.windows(session, view) for view in range(len(session.rig))], 1)
     empty = np.zeros((len(stacked), views - stacked.shape[1], *stacked.shape[2:]), np.float32)
     padded: NDArray[np.float32] = np.concatenate([stacked, empty], 1)
     return np.nan_to_num(padded, copy=False)  # missing is read from confidence alone

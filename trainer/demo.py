@@ -18,11 +18,11 @@ from edgelift.poses.skeletons import skeleton
 from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.runtime.backends import OnnxRuntimeCpu
 from edgelift.runtime.bundle import Bundle, load_bundle
+from edgelift.runtime.evaluate import backend_lift, evaluate
 from edgelift.runtime.lift import LiftSummary, lift_stream
 from edgelift.runtime.sinks.jsonl import JsonLines
 from edgelift.runtime.sources.replay import Replay
-from edgelift.trainer.deploy import backend_lift, export_run
-from edgelift.trainer.evaluate import evaluate
+from edgelift.trainer.deploy import export_run
 from edgelift.trainer.fit import TrainResult, train
 from edgelift.trainer.report import ClipView, ReportData, write_report
 from edgelift.trainer.settings import TrainSettings
@@ -49,7 +49,7 @@ def run_demo(output: Path, epochs: int, width: int, seed: int, say: Callable[[st
     streams = [_lift(bundle, output, session) for session in _shown(held_out)]
     say("5/6 evaluate on every view of the unseen people")
     with OnnxRuntimeCpu(bundle, threads=2) as backend:
-        scores = evaluate(backend_lift(backend), held_out, bundle.skeleton, bundle.camera_input)
+        scores = evaluate(backend_lift(backend), held_out, bundle.input)
     say("6/6 report")
     report = output / "report.html"
     write_report(_report(bundle, streams, scores, result), report)

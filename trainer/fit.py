@@ -18,11 +18,11 @@ from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import skeleton
 from edgelift.trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from edgelift.trainer.data import Batch, MultiView, fingerprint, load_multiview
-from edgelift.trainer.evaluate import validation_mpjpe
 from edgelift.trainer.losses import poses_loss, views_loss
 from edgelift.trainer.models import FrameLifter, build_model
 from edgelift.trainer.reference import save_reference
 from edgelift.trainer.settings import TrainSettings
+from edgelift.trainer.validation import validation_mpjpe
 
 METRICS = "metrics.jsonl"
 Progress = Callable[[int, int, dict[str, float]], None]

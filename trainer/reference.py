@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 
 from edgelift.poses.cameras import world_to_camera
 from edgelift.poses.sessions import Session, save_arrays
-from edgelift.poses.skeletons import skeleton
-from edgelift.poses.windows import cut, undistort_keypoints
-from edgelift.trainer.data import lifter_intrinsics
 from edgelift.trainer.settings import TrainSettings
 
 REFERENCE = "reference.npz"
@@ -21,9 +18,7 @@ REFERENCE_WINDOWS = 512
 
 def save_reference(run: Path, sessions: Sequence[Session], settings: TrainSettings, held_out: bool) -> None:
     """Keep up to REFERENCE_WINDOWS real windows, evenly over the sessions' views, for export to check parity on."""
-    parts = [
-        _windows(s.to_skeleton(skeleton(settings.skeleton)), v, settings) for s in sessions for v in range(len(s.rig))
-    ]
+    parts = [_windows(s.to_skeleton(settings.input.skeleton), v, settings) for s in sessions for v in range(len(s.rig))]
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     keep = np.unique(np.linspace(0, len(columns[0]) - 1, REFERENCE_WINDOWS).round().astype(int))
     keypoints, intrinsics, poses = (column[keep] for column in columns)
@@ -33,9 +28,9 @@ def save_reference(run: Path, sessions: Sequence[Session], settings: TrainSettin
 
 def _windows(session: Session, view: int, settings: TrainSettings) -> tuple[NDArray[np.float32], ...]:
     camera = session.rig[view]
-    windows = cut(undistort_keypoints(session.keypoints[view], camera), session.timestamps, 1, 0.05)
-    intrinsics = np.tile(lifter_intrinsics(camera, settings.camera_input), (len(windows), 1))
+    windows = settings.input.windows(session, view)
+    intrinsics = np.tile(settings.input.intrinsics(camera), (len(windows), 1))
     poses = np.full((len(windows), *windows.shape[2:]), np.nan)
     if session.poses is not None:
         poses = world_to_camera(session.poses, camera)
-    return windows, intrinsics.astype(np.float32), poses.astype(np.float32)
+    return windows, intrinsics, poses.astype(np.float32)

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.skeletons import skeleton
+from edgelift.poses.windows import CameraInput, LifterInput
 
 Supervision = Literal["views", "poses"]
-CameraInput = Literal["rays", "screen"]
 Model = Literal["frame"]
 
 
@@ -50,6 +50,11 @@ class TrainSettings:
         ):
             if not ok:
                 raise EdgeliftError(flag, str(value), expected, "See `edgelift train --help`.")
+
+    @property
+    def input(self) -> LifterInput:
+        """What the lifter will be fed."""
+        return LifterInput(skeleton(self.skeleton), self.camera_input)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

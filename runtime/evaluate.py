@@ -7,18 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from edgelift.poses.cameras import triangulate, world_to_camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.metrics import score
 from edgelift.poses.sessions import Session
-from edgelift.poses.skeletons import Skeleton, skeleton
-from edgelift.poses.windows import cut, undistort_keypoints
-from edgelift.trainer.data import lifter_intrinsics
-from edgelift.trainer.models import FrameLifter
-from edgelift.trainer.settings import TrainSettings
+from edgelift.poses.windows import LifterInput
+from edgelift.runtime.backends import Backend
 
 # windows (n, frames, joints, 3), intrinsics (n, 4) -> poses (n, joints, 3) metres in the camera's frame
 Lift = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
@@ -46,91 +42,48 @@ def reference_poses(session: Session) -> tuple[NDArray[np.float64], str]:
     return triangulate(session.keypoints, session.rig)[0], "triangulation"
 
 
-def lift_views(
-    lift: Lift,
-    session: Session,
-    target: Skeleton,
-    camera_input: str,
-    frames: int = 1,
-    frame_interval_s: float = 0.05,
-    cameras: Sequence[str] = (),
-) -> list[Lifted]:
+def backend_lift(backend: Backend, batch: int = 256) -> Lift:
+    """Return a runtime backend as a function of any number of windows."""
+
+    def lift(windows: NDArray[np.float32], intrinsics: NDArray[np.float32]) -> NDArray[np.float32]:
+        starts = range(0, len(windows), batch)
+        return np.concatenate([backend(windows[i : i + batch], intrinsics[i : i + batch]) for i in starts])
+
+    return lift
+
+
+def lift_views(lift: Lift, session: Session, fed: LifterInput, cameras: Sequence[str] = ()) -> list[Lifted]:
     """Lift each view (or those of the named cameras) on its own; frames in which a view sees no joint are NaN."""
-    session = session.to_skeleton(target)
+    session = session.to_skeleton(fed.skeleton)
     reference, _ = reference_poses(session)
-    return [
-        _lift_view(lift, session, session.view(name), reference, camera_input, frames, frame_interval_s)
-        for name in cameras or session.camera_names
-    ]
+    return [_lift_view(lift, session, session.view(name), reference, fed) for name in cameras or session.camera_names]
 
 
-def _lift_view(
-    lift: Lift,
-    session: Session,
-    view: int,
-    reference: NDArray[np.float64],
-    camera_input: str,
-    frames: int,
-    interval_s: float,
-) -> Lifted:
+def _lift_view(lift: Lift, session: Session, view: int, reference: NDArray[np.float64], fed: LifterInput) -> Lifted:
     camera = session.rig[view]
-    windows = cut(undistort_keypoints(session.keypoints[view], camera), session.timestamps, frames, interval_s)
-    intrinsics = np.tile(lifter_intrinsics(camera, camera_input).astype(np.float32), (len(windows), 1))
-    predicted = lift(windows, intrinsics)
+    windows = fed.windows(session, view)
+    predicted = lift(windows, np.tile(fed.intrinsics(camera), (len(windows), 1)))
     somebody = np.any(windows[:, -1, :, 2] > 0, axis=-1, keepdims=True)
     predicted = np.where(somebody[..., None], predicted, np.float32(np.nan))
     return Lifted(predicted, world_to_camera(reference, camera), session, camera.name)
 
 
-def evaluate(
-    lift: Lift,
-    sessions: Sequence[Session],
-    target: Skeleton,
-    camera_input: str,
-    frames: int = 1,
-    frame_interval_s: float = 0.05,
-    cameras: Sequence[str] = (),
-) -> dict[str, Any]:
+def evaluate(lift: Lift, sessions: Sequence[Session], fed: LifterInput, cameras: Sequence[str] = ()) -> dict[str, Any]:
     """Scores over every view of every session, in mm (see poses.metrics), with `against`: truth or triangulation."""
     kinds = sorted({reference_poses(s)[1] for s in sessions})
     if len(kinds) > 1:
         raise EdgeliftError(
             "sessions to evaluate", "some with true poses, some without", "one kind", "Evaluate them apart."
         )
-    lifted = [
-        part
-        for session in sessions
-        for part in lift_views(lift, session, target, camera_input, frames, frame_interval_s, cameras)
-    ]
+    lifted = [part for session in sessions for part in lift_views(lift, session, fed, cameras)]
     if not lifted:
         raise EdgeliftError("sessions to evaluate", "none", "at least one", "Name session files or a directory.")
     counts = [len(part.predicted) for part in lifted]
     scores = score(
         np.concatenate([part.predicted for part in lifted]).astype(np.float64),
         np.concatenate([part.reference for part in lifted]),
-        target,
+        fed.skeleton,
         np.repeat(np.arange(len(lifted)), counts),
         np.repeat([part.session.action or "-" for part in lifted], counts),
     )
     return scores.to_dict() | {"against": kinds[0]}
-
-
-def module_lift(model: FrameLifter, batch: int = 1024) -> Lift:
-    """Return a PyTorch lifter as a function of numpy arrays, executed where its weights are."""
-    device = model.head.weight.device
-
-    def lift(windows: NDArray[np.float32], intrinsics: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            keypoints, cameras = torch.from_numpy(windows).to(device), torch.from_numpy(intrinsics).to(device)
-            starts = range(0, len(windows), batch)
-            parts = [model(keypoints[i : i + batch], cameras[i : i + batch]) for i in starts]
-        out: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
-        return out
-
-    return lift
-
-
-def validation_mpjpe(model: FrameLifter, sessions: Sequence[Session], settings: TrainSettings) -> float:
-    """MPJPE in mm over the sessions' truth."""
-    scores = evaluate(module_lift(model), sessions, skeleton(settings.skeleton), settings.camera_input)
-    return float(scores["mpjpe_mm"])
