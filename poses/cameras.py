@@ -86,14 +86,14 @@ def camera_to_world(points: ArrayLike, camera: Camera) -> Float64:
 
 def distort(rays: ArrayLike, dist: Float64) -> Float64:
     """(..., 2) ideal normalised image points x/z, y/z to distorted ones (OpenCV's five-coefficient model)."""
-    rays = np.asarray(rays, np.float64)
-    k1, k2, p1, p2, k3 = dist
-    x, y = rays[..., 0], rays[..., 1]
-    r2 = x * x + y * y
-    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
-    dx = 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
-    dy = p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
-    return np.stack([x * radial + dx, y * radial + dy], -1)
+    xy = np.asarray(rays, np.float64)
+    k1, k2, p1, p2, k3 = dist.tolist()
+    r2 = (xy * xy).sum(-1, keepdims=True)
+    # OpenCV's dx = 2 p1 x y + p2 (r2 + 2 x x) and dy = p1 (r2 + 2 y y) + 2 p2 x y, gathered around their common factor
+    q = np.array([p2, p1])
+    factor = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + 2 * (xy @ q)[..., None]
+    distorted: Float64 = xy * factor + r2 * q
+    return distorted
 
 
 def undistort(points: ArrayLike, dist: Float64) -> Float64:

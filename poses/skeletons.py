@@ -7,8 +7,8 @@ skeletons, which lie a few centimetres off them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class Skeleton:
     name: str
     joints: tuple[str, ...]
     parents: tuple[int, ...]
-    derived: dict[str, tuple[str, ...]]
+    derived: dict[str, tuple[str, ...]] = field(hash=False)
 
     @cached_property
     def root(self) -> int:
@@ -152,13 +152,13 @@ def convert(keypoints: FloatArray, source: Skeleton, target: Skeleton) -> FloatA
     where one of them is. EdgeliftError where the source cannot give a joint.
     """
     check_joints(keypoints, source)
-    missing = ~(keypoints[..., 2] > 0)
-    xy = np.where(missing[..., None], np.nan, keypoints[..., :2])
-    confidence = np.where(missing, 0, keypoints[..., 2])
-    out = np.empty((*keypoints.shape[:-2], len(target.joints), 3), keypoints.dtype)
-    for j, index in enumerate(_plan(source, target)):
-        out[..., j, :2] = xy[..., index, :].mean(-2)
-        out[..., j, 2] = confidence[..., index].min(-1)
+    known = np.where(keypoints[..., 2:] > 0, keypoints, np.array([np.nan, np.nan, 0], keypoints.dtype))
+    plan = _plan(source, target)
+    out = known[..., [sources[0] for sources in plan], :]
+    for j, sources in enumerate(plan):  # few joints are derived, and a live stream converts every frame
+        if len(sources) > 1:
+            out[..., j, :2] = known[..., sources, :2].mean(-2)
+            out[..., j, 2] = known[..., sources, 2].min(-1)
     return out
 
 
@@ -179,7 +179,9 @@ def check_joints(array: FloatArray, owner: Skeleton) -> None:
         )
 
 
-def _plan(source: Skeleton, target: Skeleton) -> list[list[int]]:
+@cache
+def _plan(source: Skeleton, target: Skeleton) -> tuple[tuple[int, ...], ...]:
+    """For each target joint the source joints whose mean it is."""
     plans = {joint: source.sources(joint) for joint in target.joints}
     lost = [joint for joint, plan in plans.items() if plan is None]
     if lost:
@@ -189,4 +191,4 @@ def _plan(source: Skeleton, target: Skeleton) -> list[list[int]]:
             "every joint present or derivable",
             "Use common14, which every skeleton gives.",
         )
-    return [list(plan) for plan in plans.values() if plan is not None]
+    return tuple(plan for plan in plans.values() if plan is not None)

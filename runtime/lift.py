@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -95,11 +94,11 @@ def _message(
 ) -> dict[str, Any]:
     if not np.isfinite(pose).all():
         raise EdgeliftError(f"frame {frame.seq}", "a pose that is not finite", "metres", "Export the bundle again.")
-    confidence = keypoints[:, 2]
+    confidence = keypoints[:, 2].astype(np.float64)
     person: dict[str, Any] = {
         "id": 0,
-        "xyz": [[round(v, 5) for v in joint] for joint in pose.tolist()],
-        "conf": [round(c, 4) for c in confidence.tolist()],
+        "xyz": pose.astype(np.float64).round(5).tolist(),
+        "conf": confidence.round(4).tolist(),
     }
     return {
         "v": POSE3D_VERSION,
@@ -115,7 +114,7 @@ def _message(
         "provider": provider,
         "latency_ms": {"backend": round(backend_ms, 4), "total": round(_since_ms(frame.due_ns), 4)},
         "dropped": source.dropped,
-        "persons": [person] if math.isfinite(float(confidence.sum())) and confidence.any() else [],
+        "persons": [person] if confidence.any() else [],
     }
 
 

@@ -26,8 +26,8 @@ class JsonLines:
 
     def write(self, message: dict[str, Any]) -> None:
         """Write one line."""
-        json.dump(message, self.stream, separators=(",", ":"), allow_nan=False)
-        self.stream.write("\n")
+        # not json.dump: writing to a stream it encodes in Python, ten times slower
+        self.stream.write(json.dumps(message, separators=(",", ":"), allow_nan=False) + "\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
