@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 Sessions = Annotated[list[Path], typer.Argument(help="Session files (.npz), or directories of them.")]
 Units = Annotated[Literal["m", "mm"] | None, typer.Option(help="Unit of the camera file's translations.")]
 
+SECONDS_A_LINE = 10.0  # between progress lines where no bar can be drawn
 EXTRAS = {"torch": "train", "safetensors": "train", "onnx": "train", "onnxscript": "train", "onnxruntime": "cpu"}
 
 
@@ -59,7 +61,11 @@ def _finish(result: dict[str, Any], as_json: bool, *lines: str) -> None:
 
 
 @contextmanager
-def _bar(label: str, as_json: bool) -> Iterator[Callable[[int, int, str], None]]:
+def _progress(label: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """Yield a function of (done, total, note): a bar on a terminal, elsewhere (a log) a line now and then."""
+    if not say.is_terminal:
+        yield _line_now_and_then(label)
+        return
     columns = (
         TextColumn(label),
         BarColumn(),
@@ -67,9 +73,21 @@ def _bar(label: str, as_json: bool) -> Iterator[Callable[[int, int, str], None]]
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=say, disable=as_json or not say.is_terminal) as progress:
+    with Progress(*columns, console=say) as progress:
         task = progress.add_task(label, total=None, note="")
         yield lambda done, total, note: progress.update(task, completed=done, total=total, note=note)
+
+
+def _line_now_and_then(label: str) -> Callable[[int, int | None, str], None]:
+    told_at = time.monotonic()
+
+    def tell(done: int, total: int | None, note: str) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= SECONDS_A_LINE:
+            told_at = time.monotonic()
+            say.print(_escape(f"{label} {done}{'' if total is None else f'/{total}'} {note}"))
+
+    return tell
 
 
 @app.command(epilog="Example: edgelift simulate -o sessions/train --seed 0")
@@ -106,11 +124,11 @@ def simulate(
     else:
         source = load_motion(motion, split, tuple(exclude_subjects or ()))
     frames = sessions = 0
-    with _bar("filming", as_json) as progress:
+    with _progress("filming") as progress:
         for session in film(source, filmed, settings):
             save_session(session, output / f"{session.name}.npz")
             sessions, frames = sessions + 1, frames + session.keypoints.shape[1]
-            progress(sessions, sessions, session.name)
+            progress(sessions, None, session.name)
     result = {"sessions": sessions, "frames": frames, "cameras": [c.name for c in filmed], "output": str(output)}
     _finish(result, as_json, f"{sessions} sessions, {frames} multi-view frames, {len(filmed)} cameras -> {output}/")
 
@@ -187,16 +205,20 @@ def train(
     )  # fmt: skip
     loaded, held_out = load_sessions(sessions), load_sessions(validate or [])
     say.print(f"{fit.describe(settings)}; {len(loaded)} sessions")
-    with _bar("training", as_json) as progress:
+    with _progress("training") as progress:
         result = fit.train(
             loaded, output, settings, held_out,
-            lambda epoch, epochs, row: progress(epoch, epochs, " ".join(f"{k} {v:.4g}" for k, v in row.items())),
+            lambda epoch, epochs, row: progress(epoch, epochs, _figures(row)),
             device,
         )  # fmt: skip
     fit.plot_metrics(output)
     facts = result.to_dict()
     last = f", validation MPJPE {result.validation[-1][1]:.1f} mm" if result.validation else ""
     _finish(facts, as_json, f"{epochs} epochs, {facts['frames_per_second']} frames/s{last} -> {facts['checkpoint']}")
+
+
+def _figures(row: dict[str, float]) -> str:
+    return ", ".join(f"{name} {row[name]:.4g}" for name in ("loss", "validation_mpjpe_mm") if name in row)
 
 
 @app.command(epilog="Example: edgelift export runs/first -o bundles/first")
