@@ -63,7 +63,7 @@ def main() -> None:
     lifted = lift_views(lift, session, fed)
     if options.picture:
         picture(lifted, fed.skeleton, options.picture)
-    path = options.output / f"real_recording_cpu_{date.today()}.json"
+    path = options.output / f"real_recording_{options.run.name}_cpu_{date.today()}.json"
     path.write_text(json.dumps(rows, indent=1) + "\n")
     for name, row in rows.items():
         print(name, {k: round(v, 1) for k, v in row.items() if isinstance(v, float)})
