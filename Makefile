@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # what a device has: Python 3.10 (JetPack 6), numpy, onnxruntime; no torch
 DEVICE_PYTHON ?= python3.10
 DEVICE := .venv-3.10
-NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,cli export packaging readme report trainer))
+NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,cli export live packaging readme report trainer))
 
 .PHONY: demo test lint test-device clean
 demo: $(VENV)/.installed

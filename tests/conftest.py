@@ -35,7 +35,7 @@ def wobbling_person(frames: int, seed: int) -> np.ndarray:
     return (rest + 0.08 * np.sin(time + phase)).astype(np.float32)
 
 
-def make_sessions(count: int, frames: int = 60, views: int = 3, **settings: float) -> list[Session]:
+def make_sessions(count: int, frames: int = 60, views: int = 3, **settings: float | str) -> list[Session]:
     clips = [
         Clip(f"clip{i}", f"s{i % 3}", "sway", 20.0, wobbling_person(frames, i), skeleton("h36m17"))
         for i in range(count)
@@ -46,3 +46,15 @@ def make_sessions(count: int, frames: int = 60, views: int = 3, **settings: floa
 @pytest.fixture(scope="session")
 def sessions() -> list[Session]:
     return make_sessions(6, noise_px=2.0, missing=0.05)
+
+
+@pytest.fixture(scope="session")
+def bundle(sessions: list[Session], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny lifter, trained for a moment and exported (needs torch, so it is imported here)."""
+    from edgelift.trainer.deploy import export_run
+    from edgelift.trainer.fit import train
+    from edgelift.trainer.settings import TrainSettings
+
+    home = tmp_path_factory.mktemp("bundle")
+    train(sessions, home / "run", TrainSettings(width=32, epochs=2, batch=32))
+    return export_run(home / "run", home / "bundle").path

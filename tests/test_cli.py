@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgelift.poses.rigs import write_rig
 from edgelift.poses.sessions import Session, load_session, save_session
+from edgelift.poses.studio import studio_rig
 
-from .conftest import make_sessions
+from .conftest import make_sessions, wobbling_person
 
 LATENCY = {"p50", "p90", "p99", "max"}
 EVALUATE_KEYS = {
@@ -304,3 +306,24 @@ def test_videopose3d_files_become_sessions_with_the_rig_of_each_subject(tmp_path
         np.testing.assert_array_equal(converted.keypoints[..., :2], session.keypoints[..., :2])
         np.testing.assert_array_equal(converted.rig[2].K, session.rig[2].K)
         assert converted.poses is not None
+
+
+def test_simulate_films_the_motion_it_is_given(tmp_path: Path) -> None:
+    poses = np.concatenate([wobbling_person(130, seed) for seed in range(3)])
+    names = np.array(["a 1", "b", "c"])
+    np.savez(
+        tmp_path / "motion.npz", poses=poses, clip_start=np.array([0, 130, 260]), clip_name=names,
+        clip_subject=np.array(["s1", "mix", "s2"]), clip_action=np.array(["walk", "run", "walk"]),
+        clip_fps=np.full(3, 20.0), clip_split=np.array(["test", "test", "train"]), units="metres, Z up",
+    )  # fmt: skip
+    write_rig(studio_rig(4), tmp_path / "rig.toml")
+    simulate = ("simulate", "--motion", tmp_path / "motion.npz", "--rig", tmp_path / "rig.toml", "--units", "m")
+    out = tmp_path / "out"
+    words = ("--split", "test", "--exclude-subjects", "mix", "--cameras", "0,cam_03", "--window", 3, "-o", out)
+    result = as_json(*simulate, *words)
+    assert result == {"sessions": 2, "frames": 120, "cameras": ["cam_01", "cam_03"], "output": str(out)}
+    assert sorted(p.name for p in out.iterdir()) == ["a_1_00.npz", "a_1_01.npz"]
+    session = load_session(out / "a_1_00.npz")
+    assert (session.subject, session.action, session.keypoints.shape) == ("s1", "walk", (2, 60, 17, 3))
+    assert "train" in refused(*simulate, "--split", "val", "-o", tmp_path / "none")
+    assert not (tmp_path / "none").exists()

@@ -72,6 +72,8 @@ def test_short_clips_and_remainders_are_dropped_the_rest_keep_their_names() -> N
     assert [(m.name, m.keypoints.shape[1]) for m in made] == [
         ("c40_00", 40), ("c130_00", 120), ("c165_00", 120), ("c165_01", 45)
     ]  # fmt: skip
+    thirds = film(clips[2:3], studio_rig(), StudioSettings(fps=20.0, window_s=2.5))
+    assert [m.keypoints.shape[1] for m in thirds] == [50, 50]
 
 
 @pytest.mark.parametrize("wrong", [{"fps": 0}, {"missing": 1.0}, {"noise_px": -1}, {"window_s": 1.0}, {"swaps": 2}])

@@ -13,8 +13,8 @@ from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import skeleton
 from edgelift.trainer.checkpoint import load_checkpoint
-from edgelift.trainer.data import Batch, load_multiview
-from edgelift.trainer.fit import batch_loss, train
+from edgelift.trainer.data import Batch, fingerprint, load_multiview
+from edgelift.trainer.fit import batch_loss, set_learning_rate, train, train_epoch
 from edgelift.trainer.losses import TINY_M2, observed_rays, views_loss
 from edgelift.trainer.models import build_model
 from edgelift.trainer.settings import TrainSettings
@@ -74,9 +74,10 @@ def test_a_run_of_other_settings_or_data_is_refused(sessions: list[Session], tmp
         train(sessions[:-1], tmp_path / "run", TINY)
 
 
-def test_the_vectorised_loss_equals_the_slow_loop(sessions: list[Session]) -> None:
-    session = sessions[0].to_skeleton(skeleton("common14"))
-    batch = all_of([sessions[0]])
+def test_the_vectorised_loss_equals_the_slow_loop() -> None:
+    filmed = make_sessions(1, noise_px=4.0, noise_model="detector", missing=0.1)  # confidences between 0 and 1
+    session = filmed[0].to_skeleton(skeleton("common14"))
+    batch = all_of(filmed)
     frames, joints = session.keypoints.shape[1:3]
     poses = torch.randn(frames, 3, joints, 3) * 0.3 + torch.tensor([0.0, 0.0, 4.0])
     root_sum = root_count = pose_sum = pose_count = 0.0
@@ -94,8 +95,8 @@ def test_the_vectorised_loss_equals_the_slow_loop(sessions: list[Session]) -> No
                     w = min(c[0], c[k])
                     pose_sum += w * np.sqrt(((error[k] - error[0]) ** 2).sum() + TINY_M2)
                     pose_count += w
-    expected = pose_sum / pose_count + 0.2 * root_sum / root_count
-    assert views_loss(poses, batch, 0, 0.2).item() == pytest.approx(expected, rel=1e-4)
+    expected = pose_sum / pose_count + 0.7 * root_sum / root_count
+    assert views_loss(poses, batch, 0, 0.7).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_exact_triangulated_poses_have_no_loss() -> None:
@@ -150,6 +151,35 @@ def test_training_learns_and_validation_is_logged(sessions: list[Session], tmp_p
     assert len(curve) == 30
     assert curve[-1] < 0.5 * curve[0]
     assert load_checkpoint(tmp_path).facts["epoch"] == 30
+
+
+def test_dropout_goes_off_and_the_rate_falls_along_a_cosine(sessions: list[Session]) -> None:
+    settings = replace(TINY, dropout=0.3, dropout_until=0.5, epochs=4)
+    data, model = load_multiview(sessions, settings), build_model(settings)
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    dropout, rates = [], []
+    for epoch in range(4):
+        train_epoch(model, optimiser, data, settings, epoch)
+        dropout.append({layer.p for layer in model.modules() if isinstance(layer, torch.nn.Dropout)})
+        set_learning_rate(optimiser, settings, (epoch + 1) / 4)
+        rates.append(optimiser.param_groups[0]["lr"])
+    assert dropout == [{0.3}, {0.3}, {0.0}, {0.0}]
+    assert rates == pytest.approx([1e-3 * (1 + np.cos(np.pi * x)) / 2 for x in (0.25, 0.5, 0.75, 1)])
+
+
+def test_the_fingerprint_is_of_what_training_reads(sessions: list[Session]) -> None:
+    one = sessions[0]
+    moved = replace(one.rig[0], t=one.rig[0].t + 1e-6)
+    shifted = one.keypoints.copy()
+    shifted[..., :2] += 0.5
+    own = fingerprint([one])
+    assert fingerprint([replace(one, poses=None)]) == own
+    for other in (
+        replace(one, cameras=(moved, *one.rig[1:])),
+        replace(one, keypoints=shifted),
+        replace(one, timestamps=one.timestamps + 1),
+    ):
+        assert fingerprint([other]) != own
 
 
 def one_camera(s: Session) -> Session:

@@ -3,7 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgelift.poses.windows import MAX_GAP_S, Stream, cut
+from edgelift.poses.cameras import world_to_camera
+from edgelift.poses.skeletons import skeleton
+from edgelift.poses.windows import MAX_GAP_S, LifterInput, Stream, cut
+
+from .conftest import make_sessions
 
 
 def stream(n: int, fps: float, jitter: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -63,3 +67,23 @@ def test_a_window_is_causal() -> None:
     changed = keypoints.copy()
     changed[25:] += 7
     np.testing.assert_array_equal(cut(keypoints, t, 6, 0.05)[:25], cut(changed, t, 6, 0.05)[:25])
+
+
+def test_a_lifter_is_fed_the_pixels_of_a_camera_without_lens_distortion() -> None:
+    session = make_sessions(1)[0]
+    camera = session.rig[1]
+    assert session.poses is not None
+    assert np.any(camera.dist)
+    local = world_to_camera(session.poses, camera)
+    pinhole = local[..., :2] / local[..., 2:] * camera.intrinsics[:2] + camera.intrinsics[2:]
+    windows = LifterInput(session.skeleton, "rays").windows(session, 1)
+    assert windows.shape == (60, 1, 17, 3)
+    assert np.abs(windows[:, 0, :, :2] - pinhole).max() < 1e-3
+    assert np.abs(session.keypoints[1, ..., :2] - pinhole).max() > 1  # there was something to undo
+
+
+def test_rays_takes_the_true_intrinsics_and_screen_half_the_width() -> None:
+    camera = make_sessions(1)[0].rig[0]
+    common = skeleton("common14")
+    np.testing.assert_array_equal(LifterInput(common, "rays").intrinsics(camera), [1150, 1150, 500, 500])
+    np.testing.assert_array_equal(LifterInput(common, "screen").intrinsics(camera), [500, 500, 500, 500])
