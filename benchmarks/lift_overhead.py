@@ -12,22 +12,22 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgelift.poses.skeletons import Skeleton, convert
-from edgelift.poses.windows import undistort_keypoints
+from edgelift.poses.skeletons import convert
+from edgelift.poses.windows import LifterInput
 from edgelift.runtime.backends import OnnxRuntimeCpu
 from edgelift.runtime.bundle import load_bundle
-from edgelift.runtime.lift import lift_stream, percentiles, stream_intrinsics
+from edgelift.runtime.lift import lift_stream, percentiles
 from edgelift.runtime.sinks.jsonl import JsonLines
 from edgelift.runtime.sources.replay import Replay
 
 
-def bare(backend: OnnxRuntimeCpu, source: Replay, intrinsics: NDArray[np.float32], target: Skeleton) -> list[float]:
+def bare(backend: OnnxRuntimeCpu, source: Replay, fed: LifterInput) -> list[float]:
     """ms of session.run alone, on the windows the loop would make."""
     taken = []
+    intrinsics = fed.intrinsics(source.camera, source.size)[None]
     for keypoints in source.keypoints:
-        window = undistort_keypoints(convert(keypoints, source.skeleton, target), source.camera)[None, None]
+        window = fed.pixels(convert(keypoints, source.skeleton, fed.skeleton), source.camera)[None, None]
         feed = dict(zip(backend.inputs, (window, intrinsics), strict=True))
         started = time.perf_counter_ns()
         backend.session.run(None, feed)
@@ -49,7 +49,7 @@ def main() -> None:
     with OnnxRuntimeCpu(bundle) as backend:
         for _ in range(options.rounds):
             source = Replay(options.session, options.camera, fast=True)
-            alone += bare(backend, source, stream_intrinsics(bundle, source.camera), bundle.skeleton)
+            alone += bare(backend, source, bundle.input)
             with JsonLines(str(options.output / ".lift.jsonl")) as sink:
                 loop += lift_stream(bundle, backend, source, sink.write).latency_ms
     (options.output / ".lift.jsonl").unlink()

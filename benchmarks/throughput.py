@@ -39,8 +39,7 @@ def looped_loss(model: FrameLifter, batch: Batch, settings: TrainSettings) -> Te
             for j in range(views):
                 local = world @ batch.R[n, j].T + batch.t[n, j]
                 seen = batch.keypoints[n, j, -1]
-                rays = (seen[:, :2] - batch.true[n, j, 2:]) / batch.true[n, j, :2]
-                residual = local[:, :2] - local[:, 2:] * rays
+                residual = local[:, :2] - local[:, 2:] * batch.rays[n, j]
                 trust = seen[:, 2] * batch.present[n, i]
                 shared = torch.minimum(trust, trust[root])
                 sums[0] = sums[0] + trust[root] * (residual[root].square().sum() + TINY_M2).sqrt()

@@ -16,8 +16,9 @@ from edgelift.poses.errors import EdgeliftError
 
 Float64 = NDArray[np.float64]
 
-UNDISTORT_ITERATIONS = 30  # fixed point; HumanEva's k1 = -0.3 reaches 1e-9 at the image corner within these
+UNDISTORT_ITERATIONS = 60  # fixed point; HumanEva's k1 = -0.3 reaches 1e-9 at the image corner within half of these
 UNDISTORT_STEP = 1e-10  # a smaller step ends it early: 1e-7 pixels; weak lenses need five iterations, live frames count
+UNDISTORT_TOLERANCE = 1e-5  # a last step above this, 0.01 pixels, is no convergence
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,15 +98,22 @@ def distort(rays: ArrayLike, dist: Float64) -> Float64:
 
 
 def undistort(points: ArrayLike, dist: Float64) -> Float64:
-    """(..., 2) distorted normalised image points to ideal ones: the inverse of `distort`, by fixed-point iteration."""
+    """(..., 2) distorted normalised image points to ideal ones: the inverse of `distort`, by fixed-point iteration.
+
+    NaN where that does not converge: far off the axis a strong lens model folds, and no ray belongs to the point.
+    """
     distorted = np.asarray(points, np.float64)
     ideal: Float64 = distorted.copy()
-    for _ in range(UNDISTORT_ITERATIONS if np.any(dist) else 0):
-        step = distorted - distort(ideal, dist)
-        ideal = ideal + step
-        if not (np.abs(step) > UNDISTORT_STEP).any():  # NaN (missing) compares false
-            break
-    return ideal
+    if not np.any(dist):
+        return ideal
+    step = np.zeros_like(ideal)
+    with np.errstate(over="ignore", invalid="ignore"):  # where it diverges
+        for _ in range(UNDISTORT_ITERATIONS):
+            step = distorted - distort(ideal, dist)
+            ideal = ideal + step
+            if not (np.abs(step) > UNDISTORT_STEP).any():  # NaN (missing) compares false
+                return ideal
+        return np.where(np.abs(step).max(-1, keepdims=True) <= UNDISTORT_TOLERANCE, ideal, np.nan)
 
 
 def normalise(pixels: ArrayLike, K: Float64) -> Float64:
@@ -148,8 +156,9 @@ def undistort_pixels(pixels: ArrayLike, camera: Camera) -> Float64:
 def triangulate(keypoints: ArrayLike, cameras: Sequence[Camera]) -> tuple[Float64, Float64]:
     """Triangulate by confidence-weighted DLT (Hartley & Zisserman 2004, 12.2), all points at once.
 
-    keypoints (views, ..., 3): raw pixels and confidence; not > 0 is missing. Returns points (..., 3) in world metres,
-    NaN where fewer than two views see a point, and residuals (views, ...) in raw pixels, NaN where a view is missing.
+    keypoints (views, ..., 3): raw pixels and confidence; not > 0 is missing, and so is a point that no lens can have
+    imaged. Returns points (..., 3) in world metres, NaN where fewer than two views see a point, and residuals
+    (views, ...) in raw pixels, NaN where a view is missing.
     """
     keypoints = np.asarray(keypoints, np.float64)
     if len(keypoints) != len(cameras):
@@ -157,12 +166,12 @@ def triangulate(keypoints: ArrayLike, cameras: Sequence[Camera]) -> tuple[Float6
             "triangulation", f"{len(keypoints)} views and {len(cameras)} cameras", "as many views as cameras",
             "Give one camera a view, in the same order.",
         )  # fmt: skip
-    weight = np.where(keypoints[..., 2] > 0, keypoints[..., 2], 0.0)
+    seen_rays = np.stack([rays(view[..., :2], camera) for view, camera in zip(keypoints, cameras, strict=True)])
+    weight = np.where((keypoints[..., 2] > 0) & np.isfinite(seen_rays).all(-1), keypoints[..., 2], 0.0)
     normal = np.zeros((*keypoints.shape[1:-1], 4, 4))
-    for view, w, camera in zip(keypoints, weight, cameras, strict=True):
-        xy = np.where(w[..., None] > 0, rays(np.where(w[..., None] > 0, view[..., :2], camera.K[:2, 2]), camera), 0.0)
+    for ray, w, camera in zip(np.where(weight[..., None] > 0, seen_rays, 0.0), weight, cameras, strict=True):
         P = np.hstack([camera.R, camera.t[:, None]])
-        rows = (xy[..., None] * P[2] - P[:2]) * w[..., None, None]
+        rows = (ray[..., None] * P[2] - P[:2]) * w[..., None, None]
         normal += np.swapaxes(rows, -1, -2) @ rows
     seen = (weight > 0).sum(0) >= 2
     solution = np.linalg.eigh(normal)[1][..., 0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelift.poses.cameras import Camera, triangulate
+from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.openpose import read_openpose
 from edgelift.poses.formats.trc import write_trc
@@ -89,15 +89,13 @@ def convert_videopose3d(
 def triangulate_session(source: Path, output: Path) -> Told:
     """Write a session's triangulated poses as TRC, or the session with them as its poses."""
     session = load_session(source)
-    if len(session.rig) < 2:
-        raise EdgeliftError(str(source), "one camera", "two or more", "Convert a multi-view recording.")
-    points, residuals = triangulate(session.keypoints, session.rig)
+    points, residuals = session.triangulate()
     if output.suffix == ".trc":
         write_trc(output, points, session.timestamps, session.skeleton.joints)
-    elif output.suffix == ".npz":
-        save_session(replace(session, poses=points.astype(np.float32)), output)
+    elif output.suffix == ".npz" and output.resolve() != source.resolve():
+        save_session(replace(session, poses=points.astype(np.float32), poses_source="triangulation"), output)
     else:
-        raise EdgeliftError("-o", str(output), "a name that ends in .trc or .npz", "Choose one of the two.")
+        raise EdgeliftError("-o", str(output), "another name that ends in .trc or .npz", "Choose one of the two.")
     known = np.isfinite(points).all(-1)
     median = round(float(np.nanmedian(residuals)), 2) if known.any() else None
     facts = {

@@ -8,17 +8,18 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from edgelift.poses.cameras import Camera
+from edgelift.poses.cameras import Camera, triangulate
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.skeletons import Skeleton, check_joints, convert, convert_poses, skeleton
 
 FORMAT_VERSION = 1
+PosesSource = Literal["truth", "triangulation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,8 @@ class Session:
     keypoints float32 (views, frames, joints, 3): raw pixels x, y and confidence in [0, 1]; missing is NaN, NaN, 0.
     timestamps float64 (frames,) seconds, strictly rising. cameras: one a view, or None where no rig is known yet.
     time_offset_s float64 (views,): what to add to a view's clock, zero where synchronised.
-    poses float32 (frames, joints, 3) world metres, NaN where unknown, or None: truth, not read by label-free training.
+    image_sizes: (width, height) a view, where there is no rig to say it. poses float32 (frames, joints, 3) world metres,
+    NaN where unknown, or None: not read by label-free training; poses_source: whether they are truth or triangulated.
     """
 
     keypoints: NDArray[np.float32]
@@ -40,6 +42,8 @@ class Session:
     subject: str = ""
     action: str = ""
     poses: NDArray[np.float32] | None = None
+    poses_source: PosesSource = "truth"
+    image_sizes: tuple[tuple[int, int], ...] | None = None
     name: str = "session"
 
     def __post_init__(self) -> None:
@@ -51,6 +55,27 @@ class Session:
         if self.cameras is None:
             raise EdgeliftError(f"session {self.name}", "no cameras", "a calibrated rig", "Convert it with --cameras.")
         return self.cameras
+
+    def check_synchronised(self) -> None:
+        """EdgeliftError where views are to be shifted in time: what compares them does not do that yet."""
+        if self.time_offset_s.any():
+            raise EdgeliftError(
+                f"session {self.name}: time_offset_s", f"{self.time_offset_s.tolist()}", "zeros: synchronised views",
+                "Resample the views to one clock before converting them.",
+            )  # fmt: skip
+
+    def triangulate(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """World poses (frames, joints, 3) in metres from all views, and residuals (views, frames, joints) in pixels."""
+        if len(self.rig) < 2:
+            raise EdgeliftError(f"session {self.name}", "one camera", "two or more", "Convert a multi-view recording.")
+        self.check_synchronised()
+        return triangulate(self.keypoints, self.rig)
+
+    def size(self, view: int) -> tuple[int, int] | None:
+        """(width, height) of a view's images in pixels, None where nobody said."""
+        if self.cameras is not None:
+            return self.cameras[view].size
+        return None if self.image_sizes is None else self.image_sizes[view]
 
     def view(self, name: str) -> int:
         """Return the index of the view of that camera name."""
@@ -93,6 +118,7 @@ def _validate(s: Session) -> None:
     _expect(len(set(s.camera_names)) == views, where, f"camera names {s.camera_names}", "names that differ")
     _expect(s.time_offset_s.shape == (views,), where, f"time_offset_s {s.time_offset_s.shape}", f"({views},)")
     _expect(s.timestamps.shape == (frames,), where, f"timestamps {s.timestamps.shape}", f"({frames},)")
+    _expect(bool(np.isfinite(s.time_offset_s).all()), f"{where}: time_offset_s", f"{s.time_offset_s}", "finite seconds")
     _expect(frames > 0, where, "no frame", "at least one")
     rising = bool(np.isfinite(s.timestamps).all() and (np.diff(s.timestamps) > 0).all())
     _expect(rising, f"{where}: timestamps", "not finite or not strictly rising", "seconds that rise frame by frame")
@@ -106,9 +132,13 @@ def _validate(s: Session) -> None:
     if s.cameras is not None:
         names = tuple(c.name for c in s.cameras)
         _expect(names == s.camera_names, f"{where}: cameras", f"{names}", f"{s.camera_names}, one a view, in order")
+    if s.image_sizes is not None:
+        _expect(len(s.image_sizes) == views, where, f"{len(s.image_sizes)} image sizes for {views} views", "one a view")
     if s.poses is not None:
         shape = (frames, len(s.skeleton.joints), 3)
         _expect(s.poses.shape == shape, f"{where}: poses", f"shape {s.poses.shape}", f"{shape}")
+    known = get_args(PosesSource)
+    _expect(s.poses_source in known, f"{where}: poses_source", repr(s.poses_source), " or ".join(known))
 
 
 def _expect(ok: bool, subject: str, received: str, expected: str) -> None:
@@ -130,9 +160,11 @@ def save_session(session: Session, path: Path) -> None:
     }
     if session.cameras is not None:
         arrays |= {f"camera_{k}": np.stack([getattr(c, k) for c in session.cameras]) for k in ("K", "dist", "R", "t")}
-        arrays["camera_size"] = np.array([c.size for c in session.cameras])
+    sizes = [session.size(view) for view in range(len(session.camera_names))]
+    if None not in sizes:
+        arrays["camera_size"] = np.array(sizes)
     if session.poses is not None:
-        arrays["poses"] = session.poses
+        arrays |= {"poses": session.poses, "poses_source": np.array(session.poses_source)}
     save_arrays(path, arrays)
 
 
@@ -170,33 +202,50 @@ def load_session(path: Path) -> Session:
         raise EdgeliftError(
             str(path), f"no {', '.join(lacking)}", "a session file", "Make one with `edgelift convert`."
         )
+    if a.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        received, expected = f"format_version {a['format_version']}", f"{FORMAT_VERSION}"
+        raise EdgeliftError(str(path), received, expected, "Read it with the edgelift that wrote it.")
+    try:
+        return _from_arrays(path, a)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise EdgeliftError(
+            str(path), f"arrays of another kind ({error})", "those of docs/formats.md", "Convert it again."
+        ) from error
+
+
+def _from_arrays(path: Path, a: Mapping[str, NDArray[Any]]) -> Session:
     names = tuple(str(n) for n in a["camera_names"])
+    sizes = tuple((int(w), int(h)) for w, h in a["camera_size"]) if "camera_size" in a else None
+    cameras = _load_cameras(path, a, names, sizes)
     return Session(
         keypoints=np.asarray(a["keypoints"], np.float32),
         timestamps=np.asarray(a["timestamps"], np.float64),
         camera_names=names,
-        cameras=_load_cameras(path, a, names),
+        cameras=cameras,
         skeleton=skeleton(str(a["skeleton"])),
         time_offset_s=np.asarray(a["time_offset_s"], np.float64),
         subject=str(a["subject"]),
         action=str(a["action"]),
         poses=np.asarray(a["poses"], np.float32) if "poses" in a else None,
+        poses_source=str(a.get("poses_source", "truth")),  # type: ignore[arg-type]  # validated with the rest
+        image_sizes=sizes if cameras is None else None,
         name=path.stem,
     )
 
 
-def _load_cameras(path: Path, a: dict[str, NDArray[np.generic]], names: Sequence[str]) -> tuple[Camera, ...] | None:
-    keys = [f"camera_{k}" for k in ("K", "dist", "R", "t", "size")]
+def _load_cameras(
+    path: Path, a: Mapping[str, NDArray[Any]], names: Sequence[str], sizes: tuple[tuple[int, int], ...] | None
+) -> tuple[Camera, ...] | None:
+    keys = [f"camera_{k}" for k in ("K", "dist", "R", "t")]
     present = [k for k in keys if k in a]
     if not present:
         return None
-    if len(present) < len(keys) or any(len(a[k]) != len(names) for k in keys):
-        raise EdgeliftError(str(path), f"cameras with {present}", f"{keys}, {len(names)} of each", "Convert it again.")
+    if sizes is None or len(present) < len(keys) or {len(names)} != {len(sizes), *(len(a[k]) for k in keys)}:
+        raise EdgeliftError(
+            str(path), f"cameras with {present}", f"{keys} and camera_size, {len(names)} of each", "Convert it again."
+        )
     columns = [np.asarray(a[k], np.float64) for k in keys]
-    return tuple(
-        Camera(name, K, dist, R, t, (int(size[0]), int(size[1])))
-        for name, K, dist, R, t, size in zip(names, *columns, strict=True)
-    )
+    return tuple(Camera(*row) for row in zip(names, *columns, sizes, strict=True))
 
 
 def find_sessions(paths: Iterable[Path]) -> list[Path]:

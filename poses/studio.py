@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,7 @@ from edgelift.poses.cameras import Camera, project
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.motion import Clip, resample
 from edgelift.poses.sessions import Session, clean_keypoints
-from edgelift.poses.skeletons import Skeleton, convert_poses
+from edgelift.poses.skeletons import Skeleton
 
 NoiseModel = Literal["independent", "detector"]
 SHORTEST_S = 2.0  # clips and remainders below this are dropped
@@ -79,19 +80,31 @@ def rig_middle(cameras: Sequence[Camera]) -> NDArray[np.float64]:
     return middle
 
 
-def film(
-    clips: Sequence[Clip], cameras: Sequence[Camera], settings: StudioSettings, target: Skeleton | None = None
-) -> Iterator[Session]:
+def film(clips: Sequence[Clip], cameras: Sequence[Camera], settings: StudioSettings) -> Iterator[Session]:
     """Film every clip: one session a window, recentred in the rig, named after the clip; yields as it goes.
 
-    Each session draws from a generator of its own (seed and running number), so leaving clips out changes no other.
+    Each session draws from a generator of its own (seed and the clip's name), so leaving clips out changes no other.
     """
-    for number, clip in enumerate(clips):
+    check_z_up(cameras)
+    for clip in clips:
         for part, poses in enumerate(_windows(resample(clip, settings.fps), settings)):
-            rng = np.random.default_rng([settings.seed, number, part])
+            rng = np.random.default_rng([settings.seed, zlib.crc32(clip.name.encode()), part])
             moved = _recentre(poses, cameras, clip.skeleton)
-            skeleton = target or clip.skeleton
-            yield _shoot(clip, part, convert_poses(moved, clip.skeleton, skeleton), cameras, skeleton, settings, rng)
+            yield _shoot(clip, part, moved, cameras, settings, rng)
+
+
+def check_z_up(cameras: Sequence[Camera]) -> None:
+    """EdgeliftError where the cameras agree on an upward direction (their images') that is not the world's Z.
+
+    Calibrations often use the first camera as the world; a person filmed there would lie or hang upside down.
+    """
+    up = np.mean([-camera.R[1] for camera in cameras], axis=0)
+    length = float(np.linalg.norm(up))
+    if length > 0.7 and up[2] < 0.5 * length:  # cameras that look steeply down, or lie on their side, say nothing
+        raise EdgeliftError(
+            "rig", f"images whose upward direction is {np.round(up / length, 2).tolist()} of the world",
+            "Z up: about [0, 0, 1]", "Turn the calibration so that Z points up and the floor is z = 0.",
+        )  # fmt: skip
 
 
 def _windows(clip: Clip, settings: StudioSettings) -> list[NDArray[np.float32]]:
@@ -113,7 +126,6 @@ def _shoot(
     part: int,
     poses: NDArray[np.floating],
     cameras: Sequence[Camera],
-    skeleton: Skeleton,
     settings: StudioSettings,
     rng: np.random.Generator,
 ) -> Session:
@@ -122,13 +134,13 @@ def _shoot(
     pixels = pixels + noise
     confidence = np.where(_visible(pixels, cameras) & (rng.random(pixels.shape[:-1]) >= settings.missing), spread, 0)
     keypoints = np.concatenate([pixels, confidence[..., None]], -1)
-    keypoints = _swap(keypoints, skeleton, settings, rng)
+    keypoints = _swap(keypoints, clip.skeleton, settings, rng)
     return Session(
         keypoints=clean_keypoints(keypoints),
         timestamps=np.arange(len(poses)) / settings.fps,
         camera_names=tuple(c.name for c in cameras),
         cameras=tuple(cameras),
-        skeleton=skeleton,
+        skeleton=clip.skeleton,
         time_offset_s=np.zeros(len(cameras)),
         subject=clip.subject,
         action=clip.action,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.poses.cameras import Camera, screen_intrinsics, undistort_pixels
+from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import Skeleton, convert
 
@@ -27,7 +28,8 @@ CameraInput = Literal["rays", "screen"]
 class LifterInput:
     """What a lifter is fed: keypoints of its skeleton on its time grid, and its camera's intrinsics.
 
-    camera_input `rays`: the true intrinsics; `screen`: f = width / 2, for cameras whose intrinsics nobody knows.
+    camera_input `rays`: undistorted pixels and the true intrinsics. `screen`, for cameras whose intrinsics nobody
+    knows: raw pixels, f = width / 2, c = size / 2.
     """
 
     skeleton: Skeleton
@@ -35,28 +37,39 @@ class LifterInput:
     frames: int = 1
     frame_interval_s: float = 0.05
 
-    def intrinsics(self, camera: Camera) -> NDArray[np.float32]:
-        """(4,) fx, fy, cx, cy in pixels."""
-        row = camera.intrinsics if self.camera_input == "rays" else screen_intrinsics(camera.size)
+    def intrinsics(self, camera: Camera | None, size: tuple[int, int] | None) -> NDArray[np.float32]:
+        """(4,) fx, fy, cx, cy in pixels; EdgeliftError where what this lifter needs is not known."""
+        known = camera if self.camera_input == "rays" else size
+        if known is None:
+            lacking = "intrinsics" if self.camera_input == "rays" else "image size"
+            raise EdgeliftError(
+                f"a {self.camera_input} lifter", f"a camera without {lacking}", f"a known {lacking}",
+                "Convert the recording with --cameras (rays, screen) or --size (screen alone).",
+            )  # fmt: skip
+        row = known.intrinsics if isinstance(known, Camera) else screen_intrinsics(known)
         return row.astype(np.float32)
 
+    def pixels(self, keypoints: NDArray[np.floating], camera: Camera | None) -> Keypoints:
+        """(..., 3) raw pixels and confidence to those the lifter is fed; missing becomes NaN, NaN, 0."""
+        return undistort_keypoints(keypoints, camera if self.camera_input == "rays" else None)
+
     def windows(self, session: Session, view: int) -> Keypoints:
-        """(session frames, frames, joints, 3) undistorted pixels and confidence: the windows ending at each frame."""
+        """(session frames, frames, joints, 3) pixels and confidence as fed: the windows ending at each frame."""
         keypoints = convert(session.keypoints[view], session.skeleton, self.skeleton)
-        undistorted = undistort_keypoints(keypoints, session.rig[view])
-        return cut(undistorted, session.timestamps, self.frames, self.frame_interval_s)
+        camera = None if session.cameras is None else session.cameras[view]
+        return cut(self.pixels(keypoints, camera), session.timestamps, self.frames, self.frame_interval_s)
 
 
 def undistort_keypoints(keypoints: NDArray[np.floating], camera: Camera | None) -> Keypoints:
     """(..., 3) raw pixels and confidence to undistorted pixels and confidence; missing becomes NaN, NaN, 0.
 
-    camera None (unknown intrinsics, for a `screen` lifter) leaves the pixels as they are.
+    So does a point that the lens model cannot have imaged. camera None leaves the pixels as they are.
     """
-    seen = keypoints[..., 2:] > 0
-    xy = np.where(seen, keypoints[..., :2], np.nan)
+    xy = np.where(keypoints[..., 2:] > 0, keypoints[..., :2], np.nan)
     if camera is not None:
         xy = undistort_pixels(xy, camera)
-    return np.concatenate([xy, np.where(seen, keypoints[..., 2:], 0)], -1).astype(np.float32)
+    seen = np.isfinite(xy).all(-1, keepdims=True)
+    return np.concatenate([np.where(seen, xy, np.nan), np.where(seen, keypoints[..., 2:], 0)], -1).astype(np.float32)
 
 
 def cut(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelift.poses.cameras import triangulate, world_to_camera
+from edgelift.poses.cameras import world_to_camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.metrics import score
 from edgelift.poses.sessions import Session
@@ -30,16 +30,29 @@ class Lifted:
     camera: str
 
 
-def reference_poses(session: Session) -> tuple[NDArray[np.float64], str]:
-    """World poses (frames, joints, 3) to score against and what they are: `truth`, else `triangulation`."""
-    if session.poses is not None:
-        return session.poses.astype(np.float64), "truth"
-    if len(session.rig) < 2:
+def reference_kind(sessions: Sequence[Session]) -> str:
+    """What the sessions can be scored against: `truth` or `triangulation`; EdgeliftError for none, or for both."""
+    if not sessions:
+        raise EdgeliftError("sessions to evaluate", "none", "at least one", "Name session files or a directory.")
+    for session in sessions:
+        if session.poses is None and len(session.rig) < 2:
+            raise EdgeliftError(
+                f"session {session.name}", "no true poses and one camera", "poses, or two views to triangulate",
+                "Evaluate on a multi-view session.",
+            )  # fmt: skip
+    kinds = sorted({"triangulation" if s.poses is None else s.poses_source for s in sessions})
+    if len(kinds) > 1:
         raise EdgeliftError(
-            f"session {session.name}", "no true poses and one camera", "poses, or two views to triangulate",
-            "Evaluate on a multi-view session.",
-        )  # fmt: skip
-    return triangulate(session.keypoints, session.rig)[0], "triangulation"
+            "sessions to evaluate", "some with true poses, some without", "one kind", "Evaluate them apart."
+        )
+    return kinds[0]
+
+
+def reference_poses(session: Session) -> NDArray[np.float64]:
+    """World poses (frames, joints, 3) to score against, in metres: the session's own, else triangulated."""
+    if session.poses is not None:
+        return session.poses.astype(np.float64)
+    return session.triangulate()[0]
 
 
 def backend_lift(backend: Backend, batch: int = 256) -> Lift:
@@ -55,14 +68,14 @@ def backend_lift(backend: Backend, batch: int = 256) -> Lift:
 def lift_views(lift: Lift, session: Session, fed: LifterInput, cameras: Sequence[str] = ()) -> list[Lifted]:
     """Lift each view (or those of the named cameras) on its own; frames in which a view sees no joint are NaN."""
     session = session.to_skeleton(fed.skeleton)
-    reference, _ = reference_poses(session)
+    reference = reference_poses(session)
     return [_lift_view(lift, session, session.view(name), reference, fed) for name in cameras or session.camera_names]
 
 
 def _lift_view(lift: Lift, session: Session, view: int, reference: NDArray[np.float64], fed: LifterInput) -> Lifted:
     camera = session.rig[view]
     windows = fed.windows(session, view)
-    predicted = lift(windows, np.tile(fed.intrinsics(camera), (len(windows), 1)))
+    predicted = lift(windows, np.tile(fed.intrinsics(camera, camera.size), (len(windows), 1)))
     somebody = np.any(windows[:, -1, :, 2] > 0, axis=-1, keepdims=True)
     predicted = np.where(somebody[..., None], predicted, np.float32(np.nan))
     return Lifted(predicted, world_to_camera(reference, camera), session, camera.name)
@@ -70,14 +83,8 @@ def _lift_view(lift: Lift, session: Session, view: int, reference: NDArray[np.fl
 
 def evaluate(lift: Lift, sessions: Sequence[Session], fed: LifterInput, cameras: Sequence[str] = ()) -> dict[str, Any]:
     """Scores over every view of every session, in mm (see poses.metrics), with `against`: truth or triangulation."""
-    kinds = sorted({reference_poses(s)[1] for s in sessions})
-    if len(kinds) > 1:
-        raise EdgeliftError(
-            "sessions to evaluate", "some with true poses, some without", "one kind", "Evaluate them apart."
-        )
+    against = reference_kind(sessions)
     lifted = [part for session in sessions for part in lift_views(lift, session, fed, cameras)]
-    if not lifted:
-        raise EdgeliftError("sessions to evaluate", "none", "at least one", "Name session files or a directory.")
     counts = [len(part.predicted) for part in lifted]
     scores = score(
         np.concatenate([part.predicted for part in lifted]).astype(np.float64),
@@ -86,4 +93,4 @@ def evaluate(lift: Lift, sessions: Sequence[Session], fed: LifterInput, cameras:
         np.repeat(np.arange(len(lifted)), counts),
         np.repeat([part.session.action or "-" for part in lifted], counts),
     )
-    return scores.to_dict() | {"against": kinds[0]}
+    return scores.to_dict() | {"against": against}

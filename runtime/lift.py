@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.skeletons import convert
-from edgelift.poses.windows import Stream, undistort_keypoints
+from edgelift.poses.windows import Stream
 from edgelift.runtime.backends import Backend
 from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.sources.replay import Frame, Replay
@@ -51,27 +50,18 @@ def percentiles(values: list[float]) -> dict[str, float | None]:
     return {name: round(float(np.percentile(values, level)), 4) for name, level in levels.items()}
 
 
-def stream_intrinsics(bundle: Bundle, camera: Camera | None) -> NDArray[np.float32]:
-    """(1, 4) what the lifter is handed for this camera; EdgeliftError for a rays lifter without intrinsics."""
-    if camera is None:
-        raise EdgeliftError(
-            f"bundle {bundle.path}, a {bundle.input.camera_input} lifter", "a stream without intrinsics or image size",
-            "a calibrated camera", "Convert the recording with --cameras.",
-        )  # fmt: skip
-    return bundle.input.intrinsics(camera)[None]
-
-
 def lift_stream(
     bundle: Bundle, backend: Backend, source: Replay, write: Callable[[dict[str, Any]], None]
 ) -> LiftSummary:
     """Lift every frame of the source as it comes; a frame without a joint gives a message with no person."""
-    intrinsics = stream_intrinsics(bundle, source.camera)
-    stream = Stream(bundle.input.frames, bundle.input.frame_interval_s)
+    fed = bundle.input
+    intrinsics = fed.intrinsics(source.camera, source.size)[None]
+    stream = Stream(fed.frames, fed.frame_interval_s)
     summary = LiftSummary(backend.provider, frames=source.frames)
     try:
         for frame in source:
-            keypoints = convert(frame.keypoints, source.skeleton, bundle.skeleton)
-            window = stream.push(frame.t_ns / 1e9, undistort_keypoints(keypoints, source.camera))
+            keypoints = convert(frame.keypoints, source.skeleton, fed.skeleton)
+            window = stream.push(frame.t_ns / 1e9, fed.pixels(keypoints, source.camera))
             started = time.perf_counter_ns()
             pose = backend(window[None], intrinsics)[0]
             done = time.perf_counter_ns()

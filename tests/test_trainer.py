@@ -15,7 +15,7 @@ from edgelift.poses.skeletons import skeleton
 from edgelift.trainer.checkpoint import load_checkpoint
 from edgelift.trainer.data import Batch, fingerprint, load_multiview
 from edgelift.trainer.fit import batch_loss, set_learning_rate, train, train_epoch
-from edgelift.trainer.losses import TINY_M2, observed_rays, views_loss
+from edgelift.trainer.losses import TINY_M2, views_loss
 from edgelift.trainer.models import build_model
 from edgelift.trainer.settings import TrainSettings
 
@@ -66,11 +66,77 @@ def test_an_interrupted_run_resumes_to_the_same_weights(sessions: list[Session],
     assert len((tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()) == 4
 
 
+def test_a_root_that_is_never_seen_does_not_stop_training(sessions: list[Session], tmp_path: Path) -> None:
+    hip = sessions[0].skeleton.joints.index("left_hip")
+    hidden = [replace(s, keypoints=s.keypoints.copy()) for s in sessions]
+    for s in hidden:
+        s.keypoints[:, :, hip] = (np.nan, np.nan, 0)  # behind a table: common14 has no mid_hip then
+    result = train(hidden, tmp_path, replace(TINY, width=64, epochs=30), sessions)
+    assert result.validation[-1][1] < 0.6 * result.validation[0][1]
+
+
+def test_what_one_view_alone_sees_does_not_weigh() -> None:
+    session = make_sessions(1)[0]
+    alone = replace(session, keypoints=session.keypoints.copy())
+    alone.keypoints[1:, 10:40] = (np.nan, np.nan, 0)
+    short = replace(alone, keypoints=np.delete(alone.keypoints, range(10, 40), 1), poses=None,
+                    timestamps=np.delete(alone.timestamps, range(10, 40)))  # fmt: skip
+    poses = torch.randn(60, 3, 14, 3) + torch.tensor([0.0, 0.0, 4.0])
+    kept = torch.from_numpy(np.delete(np.arange(60), range(10, 40)))
+    loss, expected = views_loss(poses, all_of([alone]), 0, 0.2), views_loss(poses[kept], all_of([short]), 0, 0.2)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_data_that_can_teach_nothing_is_refused(sessions: list[Session], tmp_path: Path) -> None:
+    nobody = np.full_like(sessions[0].keypoints, np.nan)
+    nobody[..., 2] = 0
+    unknown = np.full((*nobody.shape[1:3], 3), np.nan, np.float32)
+    for settings, changes in ((TINY, {"keypoints": nobody}), (replace(TINY, supervision="poses"), {"poses": unknown})):
+        with pytest.raises(EdgeliftError, match="no frame with a joint"):
+            train([replace(sessions[0], **changes)], tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_validation_is_refused_and_its_overlap_is_told(sessions: list[Session], tmp_path: Path) -> None:
+    train(sessions[:3], tmp_path / "run", TINY, sessions[3:])
+    reference = (tmp_path / "run" / "reference.npz").read_bytes()
+    with pytest.raises(EdgeliftError, match="other validation sessions"):
+        train(sessions[:3], tmp_path / "run", TINY)
+    assert (tmp_path / "run" / "reference.npz").read_bytes() == reference
+    assert load_checkpoint(tmp_path / "run").facts["held_out"]
+    train(sessions[:3], tmp_path / "overlap", TINY, sessions[2:])
+    assert not load_checkpoint(tmp_path / "overlap").facts["held_out"]
+
+
+def test_other_labels_are_another_run(sessions: list[Session], tmp_path: Path) -> None:
+    labelled = replace(TINY, supervision="poses")
+    train(sessions, tmp_path, labelled)
+    moved = [replace(s, poses=s.poses + np.float32(0.1)) for s in sessions if s.poses is not None]
+    with pytest.raises(EdgeliftError, match="other training sessions"):
+        train(moved, tmp_path, labelled)
+
+
+def test_validation_without_truth_is_against_triangulation_and_checked_first(
+    sessions: list[Session], tmp_path: Path
+) -> None:
+    without = [replace(s, poses=None) for s in sessions]
+    train(sessions[:2], tmp_path / "run", TINY, without[2:])
+    assert load_checkpoint(tmp_path / "run").facts["validation_against"] == "triangulation"
+    with pytest.raises(EdgeliftError, match="no true poses and one camera"):
+        train(sessions[:2], tmp_path / "bad", TINY, [one_camera(without[2])])
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(sessions: list[Session], tmp_path: Path) -> None:
+    with pytest.raises(EdgeliftError, match="training loss of epoch"):
+        train(sessions, tmp_path, replace(TINY, learning_rate=1e30))
+
+
 def test_a_run_of_other_settings_or_data_is_refused(sessions: list[Session], tmp_path: Path) -> None:
     train(sessions, tmp_path / "run", TINY)
-    with pytest.raises(EdgeliftError, match="another width"):
+    with pytest.raises(EdgeliftError, match="other width"):
         train(sessions, tmp_path / "run", replace(TINY, width=64))
-    with pytest.raises(EdgeliftError, match="another the sessions"):
+    with pytest.raises(EdgeliftError, match="other training sessions"):
         train(sessions[:-1], tmp_path / "run", TINY)
 
 
@@ -81,6 +147,9 @@ def test_the_vectorised_loss_equals_the_slow_loop() -> None:
     frames, joints = session.keypoints.shape[1:3]
     poses = torch.randn(frames, 3, joints, 3) * 0.3 + torch.tensor([0.0, 0.0, 4.0])
     root_sum = root_count = pose_sum = pose_count = 0.0
+    shared = (session.keypoints[..., 2] > 0).sum(0) >= 2
+    assert 0 < shared.mean() < 1
+    assert (session.keypoints[:, :, 0, 2] == 0).any()  # a root that a view does not see
     for n in range(0, frames):
         for i, own in enumerate(session.rig):
             world = (poses[n, i].double().numpy() - own.t) @ own.R
@@ -88,12 +157,14 @@ def test_the_vectorised_loss_equals_the_slow_loop() -> None:
                 local = world_to_camera(world, other)
                 seen = rays(session.keypoints[j, n, :, :2], other)
                 error = local[:, :2] - local[:, 2:] * np.nan_to_num(seen)
-                c = session.keypoints[j, n, :, 2]
-                root_sum += c[0] * np.sqrt((error[0] ** 2).sum() + TINY_M2)
-                root_count += c[0]
+                c = session.keypoints[j, n, :, 2] * shared[n]
+                mean = (c[:, None] * error).sum(0) / c.sum()
+                anchor, trust = (error[0], c[0]) if c[0] > 0 else (mean, c.max())
+                root_sum += trust * np.sqrt((anchor**2).sum() + TINY_M2)
+                root_count += trust
                 for k in range(joints):
-                    w = min(c[0], c[k])
-                    pose_sum += w * np.sqrt(((error[k] - error[0]) ** 2).sum() + TINY_M2)
+                    w = min(trust, c[k])
+                    pose_sum += w * np.sqrt(((error[k] - anchor) ** 2).sum() + TINY_M2)
                     pose_count += w
     expected = pose_sum / pose_count + 0.7 * root_sum / root_count
     assert views_loss(poses, batch, 0, 0.7).item() == pytest.approx(expected, rel=1e-4)
@@ -124,7 +195,7 @@ def test_missing_joints_and_padded_views_do_not_weigh() -> None:
     assert batch_loss(model, replace(together, keypoints=junk), TINY).item() == pytest.approx(
         batch_loss(model, together, TINY).item(), rel=1e-6
     )
-    assert observed_rays(together).isfinite().all()
+    assert together.rays.isfinite().all()
 
 
 @pytest.mark.parametrize("junk", [float("nan"), 0.0, 1e9, float("inf"), -5.0])
@@ -172,14 +243,14 @@ def test_the_fingerprint_is_of_what_training_reads(sessions: list[Session]) -> N
     moved = replace(one.rig[0], t=one.rig[0].t + 1e-6)
     shifted = one.keypoints.copy()
     shifted[..., :2] += 0.5
-    own = fingerprint([one])
-    assert fingerprint([replace(one, poses=None)]) == own
+    own = fingerprint([one], False)
+    assert fingerprint([replace(one, poses=None)], False) == own
     for other in (
         replace(one, cameras=(moved, *one.rig[1:])),
         replace(one, keypoints=shifted),
         replace(one, timestamps=one.timestamps + 1),
     ):
-        assert fingerprint([other]) != own
+        assert fingerprint([other], False) != own
 
 
 def one_camera(s: Session) -> Session:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edgelift.poses.cameras import world_to_camera
+from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.skeletons import skeleton
 from edgelift.poses.windows import MAX_GAP_S, LifterInput, Stream, cut
 
@@ -85,5 +86,8 @@ def test_a_lifter_is_fed_the_pixels_of_a_camera_without_lens_distortion() -> Non
 def test_rays_takes_the_true_intrinsics_and_screen_half_the_width() -> None:
     camera = make_sessions(1)[0].rig[0]
     common = skeleton("common14")
-    np.testing.assert_array_equal(LifterInput(common, "rays").intrinsics(camera), [1150, 1150, 500, 500])
-    np.testing.assert_array_equal(LifterInput(common, "screen").intrinsics(camera), [500, 500, 500, 500])
+    np.testing.assert_array_equal(LifterInput(common, "rays").intrinsics(camera, None), [1150, 1150, 500, 500])
+    np.testing.assert_array_equal(LifterInput(common, "screen").intrinsics(None, (1000, 800)), [500, 500, 500, 400])
+    for camera_input, lacking in (("rays", "intrinsics"), ("screen", "image size")):
+        with pytest.raises(EdgeliftError, match=f"a camera without {lacking}"):
+            LifterInput(common, camera_input).intrinsics(None, None)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgelift.poses.cameras import rays
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
 from edgelift.poses.windows import LifterInput
@@ -21,16 +22,17 @@ from edgelift.trainer.settings import TrainSettings
 class MultiView:
     """Multi-view frames. Sessions with fewer views are padded with views in which every joint is missing.
 
-    keypoints (n, views, frames, joints, 3) undistorted pixels; camera (n, views) index into the tables below;
-    given (cameras, 4) intrinsics the lifter is handed; true (cameras, 4) those of the lens; R (cameras, 3, 3),
-    t (cameras, 3) world to camera, metres; present (n, views) bool; poses (n, joints, 3) world metres, or None.
+    keypoints (n, views, frames, joints, 3) what the lifter is fed; rays (n, views, joints, 2) normalised image points
+    of the newest frame, 0 where missing; camera (n, views) index into the tables below; given (cameras, 4) intrinsics
+    the lifter is fed; R (cameras, 3, 3), t (cameras, 3) world to camera, metres; present (n, views) bool; poses
+    (n, joints, 3) world metres, or None.
     """
 
     keypoints: Tensor
+    rays: Tensor
     camera: Tensor
     present: Tensor
     given: Tensor
-    true: Tensor
     R: Tensor
     t: Tensor
     poses: Tensor | None
@@ -48,9 +50,9 @@ class MultiView:
         camera = self.camera[index]
         return Batch(
             self.keypoints[index],
+            self.rays[index],
             self.present[index],
             self.given[camera],
-            self.true[camera],
             self.R[camera],
             self.t[camera],
             None if self.poses is None else self.poses[index],
@@ -62,9 +64,9 @@ class Batch:
     """The same fields gathered: (b, views, ...)."""
 
     keypoints: Tensor
+    rays: Tensor
     present: Tensor
     given: Tensor
-    true: Tensor
     R: Tensor
     t: Tensor
     poses: Tensor | None
@@ -80,32 +82,43 @@ def load_multiview(sessions: Sequence[Session], settings: TrainSettings) -> Mult
     views = max(len(s.camera_names) for s in converted)
     cameras = [camera for s in converted for camera in s.rig]
     first = np.cumsum([0, *(len(s.rig) for s in converted)])
-    parts = [_windows(s, views, settings.input) for s in converted]
+    counts = [len(s.timestamps) for s in converted]
+    keypoints = _padded([_windows(s, settings.input) for s in converted], views)
     index = [np.pad(np.arange(len(s.rig)), (0, views - len(s.rig))) + f for s, f in zip(converted, first, strict=False)]
-    counts = [len(p) for p in parts]
-    keypoints = np.concatenate(parts)
-    real = np.repeat([[v < len(s.rig) for v in range(views)] for s in converted], counts, 0)
-    return MultiView(
-        keypoints=torch.from_numpy(keypoints),
+    data = MultiView(
+        keypoints=keypoints,
+        rays=_padded([_rays(s) for s in converted], views),
         camera=torch.from_numpy(np.repeat(np.stack(index), counts, 0)),
-        present=torch.from_numpy(real & (keypoints[:, :, -1, :, 2] > 0).any(-1)),
-        given=_table([settings.input.intrinsics(c) for c in cameras]),
-        true=_table([c.intrinsics for c in cameras]),
+        present=(keypoints[:, :, -1, :, 2] > 0).any(-1),
+        given=_table([settings.input.intrinsics(c, c.size) for c in cameras]),
         R=_table([c.R for c in cameras]),
         t=_table([c.t for c in cameras]),
         poses=_poses(converted) if settings.supervision == "poses" else None,
     )
+    _check_supervised(data)
+    return data
 
 
 def _table(rows: Sequence[NDArray[np.floating]]) -> Tensor:
     return torch.tensor(np.stack(rows), dtype=torch.float32)
 
 
-def _windows(session: Session, views: int, fed: LifterInput) -> NDArray[np.float32]:
-    stacked = np.stack([fed.windows(session, view) for view in range(len(session.rig))], 1)
-    empty = np.zeros((len(stacked), views - stacked.shape[1], *stacked.shape[2:]), np.float32)
-    padded: NDArray[np.float32] = np.concatenate([stacked, empty], 1)
-    return np.nan_to_num(padded, copy=False)  # missing is read from confidence alone
+def _windows(session: Session, fed: LifterInput) -> NDArray[np.float32]:
+    """(frames, views, window, joints, 3) what the lifter is fed."""
+    return np.stack([fed.windows(session, view) for view in range(len(session.rig))], 1)
+
+
+def _rays(session: Session) -> NDArray[np.float32]:
+    """(frames, views, joints, 2) normalised image points."""
+    views = zip(session.keypoints, session.rig, strict=True)
+    return np.stack([rays(keypoints[..., :2], camera) for keypoints, camera in views], 1).astype(np.float32)
+
+
+def _padded(parts: Sequence[NDArray[np.float32]], views: int) -> Tensor:
+    """One tensor of all sessions; missing views are zeros, and so is NaN: missing is read from confidence alone."""
+    width = [(0, 0)] * (parts[0].ndim - 2)
+    padded = [np.pad(part, [(0, 0), (0, views - part.shape[1]), *width]) for part in parts]
+    return torch.from_numpy(np.nan_to_num(np.concatenate(padded), copy=False))
 
 
 def _poses(sessions: Sequence[Session]) -> Tensor:
@@ -119,14 +132,28 @@ def _check(session: Session, settings: TrainSettings) -> None:
             f"{where} for --supervision views", "one camera", "two or more calibrated cameras",
             "Record with another camera, or give labels and use --supervision poses.",
         )  # fmt: skip
+    session.check_synchronised()
     if settings.supervision == "poses" and session.poses is None:
         raise EdgeliftError(
             f"{where} for --supervision poses", "no poses", "true poses in the session", "Use --supervision views."
         )
 
 
-def fingerprint(sessions: Sequence[Session]) -> str:
-    """Return a sha256 over what label-free training reads: keypoints, times, cameras (never `poses`)."""
+def _check_supervised(data: MultiView) -> None:
+    """EdgeliftError where no frame can teach anything: then the loss is zero and training would end well."""
+    if data.poses is not None:
+        taught = bool((data.present.any(1) & ~data.poses.isnan().any(-1).all(-1)).any())
+    else:
+        taught = bool(((data.keypoints[:, :, -1, :, 2] > 0).sum(1) >= 2).any())
+    if not taught:
+        raise EdgeliftError(
+            "training sessions", "no frame with a joint that two views (or a view and the labels) share",
+            "at least one", "Check detections and views with `edgelift triangulate`.",
+        )  # fmt: skip
+
+
+def fingerprint(sessions: Sequence[Session], with_poses: bool) -> str:
+    """Return a sha256 over what training reads: keypoints, times, cameras, and `poses` where they are the labels."""
     digest = hashlib.sha256()
     for s in sessions:
         digest.update(s.skeleton.name.encode())
@@ -134,4 +161,7 @@ def fingerprint(sessions: Sequence[Session]) -> str:
         digest.update(s.timestamps.tobytes())
         for camera in s.rig:
             digest.update(np.concatenate([camera.K.ravel(), camera.dist, camera.R.ravel(), camera.t]).tobytes())
+            digest.update(np.array(camera.size).tobytes())
+        if with_poses and s.poses is not None:
+            digest.update(s.poses.tobytes())
     return digest.hexdigest()

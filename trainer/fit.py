@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import skeleton
+from edgelift.runtime.evaluate import reference_kind
 from edgelift.trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from edgelift.trainer.data import Batch, MultiView, fingerprint, load_multiview
 from edgelift.trainer.losses import poses_loss, views_loss
@@ -59,22 +60,19 @@ def train(
 ) -> TrainResult:
     """Train a lifter and leave RUN/checkpoint.safetensors and RUN/metrics.jsonl.
 
-    Goes on from RUN's own checkpoint when it was made with the same settings and data; anything else there is an
-    EdgeliftError. `validate` sessions need poses; they steer nothing. device: `cpu` or `cuda`; both draw the same order
-    of frames, and a run may go on on the other one.
+    Goes on from RUN's own checkpoint when it was made with the same settings, data and validation; anything else there
+    is an EdgeliftError. `validate` sessions steer nothing; they are scored against their poses, or triangulation where
+    none has any. device: `cpu` or `cuda`; both draw the same order of frames, and a run may go on on the other one.
     """
     check_device(device)
     data = load_multiview(sessions, settings).to(device)
+    facts = _facts(sessions, data, settings, validate)
     torch.manual_seed(settings.seed)
     model = build_model(settings).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    run.mkdir(parents=True, exist_ok=True)
-    facts: dict[str, Any] = {
-        "data": fingerprint(sessions), "sessions": len(sessions), "multi_view_frames": len(data),
-        "torch": torch.__version__, "epoch": 0, "seconds": 0.0, "validation": [],
-    }  # fmt: skip
     facts = _resume(run, model, optimiser, settings, facts)
-    save_reference(run, validate or sessions, settings, held_out=bool(validate))
+    if not facts["epoch"]:
+        save_reference(run, validate or sessions, settings, facts["held_out"])
     for epoch in range(facts["epoch"], settings.epochs):
         started = time.perf_counter()
         loss = train_epoch(model, optimiser, data, settings, epoch)
@@ -90,6 +88,25 @@ def train(
         progress(epoch + 1, settings.epochs, row)
     curve = tuple((int(e), float(v)) for e, v in facts["validation"])
     return TrainResult(settings.epochs, len(data) * settings.epochs, facts["seconds"], run / CHECKPOINT, curve)
+
+
+def _facts(
+    sessions: Sequence[Session], data: MultiView, settings: TrainSettings, validate: Sequence[Session]
+) -> dict[str, Any]:
+    """What a run says of itself, before its first epoch."""
+    trained = {fingerprint([session], with_poses=False) for session in sessions}
+    return {
+        "data": fingerprint(sessions, settings.supervision == "poses"),
+        "sessions": len(sessions),
+        "multi_view_frames": len(data),
+        "validation_data": fingerprint(validate, with_poses=True) if validate else None,
+        "validation_against": reference_kind(validate) if validate else None,
+        "held_out": bool(validate) and not any(fingerprint([s], with_poses=False) in trained for s in validate),
+        "torch": torch.__version__,
+        "epoch": 0,
+        "seconds": 0.0,
+        "validation": [],
+    }
 
 
 def train_epoch(
@@ -109,7 +126,12 @@ def train_epoch(
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         total += loss.detach()
-    return total.item() / steps
+    mean = total.item() / steps
+    if not math.isfinite(mean):
+        raise EdgeliftError(
+            f"training loss of epoch {epoch + 1}", f"{mean}", "a finite number", "Lower --learning-rate."
+        )
+    return mean
 
 
 def check_device(device: str) -> None:
@@ -148,13 +170,16 @@ def _resume(
     run: Path, model: FrameLifter, optimiser: torch.optim.Optimizer, settings: TrainSettings, facts: dict[str, Any]
 ) -> dict[str, Any]:
     if not (run / CHECKPOINT).is_file():
+        run.mkdir(parents=True, exist_ok=True)
         (run / METRICS).unlink(missing_ok=True)
         return facts
     old = load_checkpoint(run)
-    if old.settings != settings or old.facts["data"] != facts["data"]:
-        changed = [k for k, v in settings.to_dict().items() if old.settings.to_dict()[k] != v] or ["the sessions"]
+    changed = [k for k, v in settings.to_dict().items() if old.settings.to_dict()[k] != v]
+    names = {"data": "training sessions", "validation_data": "validation sessions"}
+    changed += [name for key, name in names.items() if old.facts.get(key) != facts[key]]
+    if changed:
         raise EdgeliftError(
-            f"run {run}", f"a checkpoint made with another {', '.join(changed)}", "the same settings and sessions",
+            f"run {run}", f"a checkpoint made with other {', '.join(changed)}", "the same settings and sessions",
             "Choose another -o, or delete the run.",
         )  # fmt: skip
     model.load_state_dict(old.model().state_dict())

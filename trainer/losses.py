@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edgelift.trainer.data import Batch
 
+TINY_WEIGHT = 1e-6
 TINY_M2 = 1e-10  # keeps the square root's gradient finite at zero; 10 micrometres
 
 
@@ -24,9 +25,11 @@ def views_loss(poses: Tensor, batch: Batch, root: int, root_weight: float) -> Te
     """
     world = camera_to_world(poses, batch)
     local = torch.einsum("bvxy,bujy->buvjx", batch.R, world) + batch.t[:, None, :, None]
-    residual = local[..., :2] - local[..., 2:] * observed_rays(batch)[:, None]
+    residual = local[..., :2] - local[..., 2:] * batch.rays[:, None]
     confidence = batch.keypoints[:, :, -1, :, 2]
-    weight = confidence[:, None] * batch.present[:, :, None, None]
+    # what one view alone sees has no depth: its loss is least in the camera's centre
+    shared = (confidence > 0).sum(1, keepdim=True) >= 2
+    weight = (confidence * shared)[:, None] * batch.present[:, :, None, None]
     return _root_and_pose(residual, weight, root, root_weight)
 
 
@@ -41,24 +44,25 @@ def poses_loss(poses: Tensor, batch: Batch, root: int, root_weight: float) -> Te
 
 
 def _root_and_pose(residual: Tensor, weight: Tensor, root: int, root_weight: float) -> Tensor:
-    """Mean length of the root's residual times its weight, plus that of the others' relative to the root's."""
-    at_root, root_trust = residual[..., root : root + 1, :], weight[..., root : root + 1]
-    pose = weighted_mean_length(residual - at_root, torch.minimum(weight, root_trust))
-    return pose + root_weight * weighted_mean_length(at_root, root_trust)
+    """Mean length of the root's residual times its weight, plus that of the others' relative to the root's.
+
+    Where the root is not seen, the weighted mean of the joints that are stands in for it.
+    """
+    total = weight.sum(-1, keepdim=True)
+    mean = (residual * weight[..., None]).sum(-2, keepdim=True) / total.clamp(min=TINY_WEIGHT)[..., None]
+    at_root, trust = residual[..., root : root + 1, :], weight[..., root : root + 1]
+    anchor = torch.where(trust[..., None] > 0, at_root, mean)
+    trust = torch.where(trust > 0, trust, weight.amax(-1, keepdim=True))
+    pose = weighted_mean_length(residual - anchor, torch.minimum(weight, trust))
+    return pose + root_weight * weighted_mean_length(anchor, trust)
 
 
 def weighted_mean_length(vectors: Tensor, weight: Tensor) -> Tensor:
     """Mean length of vectors (..., d) with weights (...)."""
     length = (vectors.square().sum(-1) + TINY_M2).sqrt()
-    return (length * weight).sum() / weight.sum().clamp(min=1e-6)
+    return (length * weight).sum() / weight.sum().clamp(min=TINY_WEIGHT)
 
 
 def camera_to_world(poses: Tensor, batch: Batch) -> Tensor:
     """(b, views, joints, 3) from each view's camera frame to the world."""
     return torch.einsum("bvxy,bvjx->bvjy", batch.R, poses - batch.t[:, :, None])
-
-
-def observed_rays(batch: Batch) -> Tensor:
-    """(b, views, joints, 2) normalised image points of the newest frame; meaningless where confidence is 0."""
-    newest = batch.keypoints[:, :, -1]
-    return (newest[..., :2] - batch.true[:, :, None, 2:]) / batch.true[:, :, None, :2]

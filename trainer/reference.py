@@ -29,7 +29,7 @@ def save_reference(run: Path, sessions: Sequence[Session], settings: TrainSettin
 def _windows(session: Session, view: int, settings: TrainSettings) -> tuple[NDArray[np.float32], ...]:
     camera = session.rig[view]
     windows = settings.input.windows(session, view)
-    intrinsics = np.tile(settings.input.intrinsics(camera), (len(windows), 1))
+    intrinsics = np.tile(settings.input.intrinsics(camera, camera.size), (len(windows), 1))
     poses = np.full((len(windows), *windows.shape[2:]), np.nan)
     if session.poses is not None:
         poses = world_to_camera(session.poses, camera)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -46,6 +47,8 @@ class TrainSettings:
             ("--width", self.width, self.width >= 8, "at least 8"),
             ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
             ("--batch", self.batch, self.batch >= 2, "at least 2 (batch norm needs two)"),
+            ("--seed", self.seed, self.seed >= 0, "0 or more"),
+            ("--learning-rate", self.learning_rate, 0 < self.learning_rate < math.inf, "a positive number"),
             ("--dropout", self.dropout, 0 <= self.dropout < 1, "from 0 up to, not including, 1"),
         ):
             if not ok:

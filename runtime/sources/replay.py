@@ -39,6 +39,7 @@ class Replay:
         view = 0 if camera is None else session.view(camera)
         self.name: str = session.camera_names[view]
         self.camera: Camera | None = None if session.cameras is None else session.cameras[view]
+        self.size = session.size(view)
         self.skeleton: Skeleton = session.skeleton
         self.keypoints = session.keypoints[view]
         self.timestamps = session.timestamps
