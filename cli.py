@@ -31,7 +31,8 @@ Sessions = Annotated[list[Path], typer.Argument(help="Session files (.npz), or d
 Units = Annotated[Literal["m", "mm"] | None, typer.Option(help="Unit of the camera file's translations.")]
 
 SECONDS_A_LINE = 10.0  # between progress lines where no bar can be drawn
-EXTRAS = {"torch": "train", "safetensors": "train", "onnx": "train", "onnxscript": "train", "onnxruntime": "cpu"}
+TRAIN_MODULES = ("torch", "safetensors", "onnx", "onnxscript", "matplotlib")
+EXTRAS = dict.fromkeys(TRAIN_MODULES, "train") | {"onnxruntime": "cpu"}
 
 
 def main() -> None:
@@ -39,14 +40,20 @@ def main() -> None:
     try:
         app()
     except EdgeliftError as error:
-        say.print(f"[bold red]error:[/] {_escape(str(error))}")
-        sys.exit(2)
+        _stop(error)
+    except OSError as error:
+        what = f"{error.filename or 'a file'}"
+        _stop(EdgeliftError(what, f"{error.strerror or error}", "a path to read or write", "Check path and rights."))
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
         if name not in EXTRAS:
             raise
-        say.print(f"[bold red]error:[/] {_escape(str(missing_extra(name, EXTRAS[name])))}")
-        sys.exit(2)
+        _stop(missing_extra(name, EXTRAS[name]))
+
+
+def _stop(error: EdgeliftError) -> None:
+    say.print(f"[bold red]error:[/] {_escape(str(error))}")
+    sys.exit(2)
 
 
 def _escape(text: str) -> str:
@@ -105,7 +112,7 @@ def simulate(
     noise_model: Annotated[Literal["independent", "detector"], typer.Option()] = "independent",
     missing: Annotated[float, typer.Option(help="Fraction of joints missing.")] = 0.0,
     swaps: Annotated[float, typer.Option(help="Fraction of frames with left and right swapped, each view.")] = 0.0,
-    subjects: Annotated[int, typer.Option(help="How many people the embedded generator makes.")] = 8,
+    subjects: Annotated[int, typer.Option(min=1, help="How many people the embedded generator makes.")] = 8,
     seed: int = 0,
     as_json: Json = False,
 ) -> None:
@@ -119,10 +126,14 @@ def simulate(
     settings = StudioSettings(fps, window, noise_px, noise_model, missing, swaps, seed)
     filmed = studio_rig() if rig is None else read_rig(rig, units)
     filmed = pick_cameras(filmed, cameras) if cameras else filmed
-    if motion is None:
-        source = clips(window, 60.0, subjects, seed)
-    else:
+    if motion is not None:
         source = load_motion(motion, split, tuple(exclude_subjects or ()))
+    elif split or exclude_subjects:
+        raise EdgeliftError("--split, --exclude-subjects", "no --motion", "a motion file to choose from", "Name it.")
+    else:
+        source = clips(window, 60.0, subjects, seed)
+    if output.is_dir() and any(output.glob("*.npz")):
+        raise EdgeliftError(f"-o {output}", "sessions there already", "a new folder", "Choose another -o.")
     frames = sessions = 0
     with _progress("filming") as progress:
         for session in film(source, filmed, settings):
@@ -148,14 +159,20 @@ def convert(
     ] = None,
     units: Units = None,
     view: Annotated[list[str] | None, typer.Option(help="FOLDER=CAMERA where the names do not match.")] = None,
+    select: Annotated[str | None, typer.Option(help="Only these cameras of the rig, comma-separated.")] = None,
+    size: Annotated[str | None, typer.Option(help="Without --cameras: WIDTHxHEIGHT of the images.")] = None,
     poses: Annotated[Path | None, typer.Option(help="videopose3d: the 3D file, if there is one.")] = None,
     as_json: Json = False,
 ) -> None:
     """Turn detector files into sessions; says which people were discarded."""
     from edgelift.poses.conversion import convert_openpose, convert_videopose3d
 
+    foreign = {"--poses": poses} if format_ == "openpose" else {"--view": view, "--select": select, "--size": size}
+    unused = [flag for flag, value in foreign.items() if value]
+    if unused:
+        raise EdgeliftError(", ".join(unused), f"--format {format_}", "the format that knows it", "Leave it out.")
     if format_ == "openpose":
-        result, lines = convert_openpose(source, output, skeleton, fps, cameras, units, view or [])
+        result, lines = convert_openpose(source, output, skeleton, fps, cameras, units, view or [], select, size)
     else:
         result, lines = convert_videopose3d(source, output, skeleton, fps, cameras, units, poses)
     _finish(result, as_json, *lines)
@@ -190,11 +207,13 @@ def train(
     ] = "rays",
     dropout: float = 0.1,
     learning_rate: float = 1e-3,
-    validate: Annotated[list[Path] | None, typer.Option(help="Sessions with truth: MPJPE every epoch.")] = None,
+    validate: Annotated[list[Path] | None, typer.Option(help="Sessions held out: MPJPE every epoch.")] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where PyTorch trains.")] = "cpu",
     as_json: Json = False,
 ) -> None:
     """Train a lifter from multi-view 2D keypoints."""
+    import matplotlib  # noqa: F401 - for the curve at the end: better to miss it before the first epoch
+
     from edgelift.poses.sessions import load_sessions
     from edgelift.trainer import fit
     from edgelift.trainer.settings import TrainSettings
@@ -213,7 +232,8 @@ def train(
         )  # fmt: skip
     fit.plot_metrics(output)
     facts = result.to_dict()
-    last = f", validation MPJPE {result.validation[-1][1]:.1f} mm" if result.validation else ""
+    against = f"against {result.validation_against}"
+    last = f", validation MPJPE {result.validation[-1][1]:.1f} mm {against}" if result.validation else ""
     _finish(facts, as_json, f"{epochs} epochs, {facts['frames_per_second']} frames/s{last} -> {facts['checkpoint']}")
 
 

@@ -30,28 +30,51 @@ def convert_openpose(
     cameras: str | None,
     units: str | None,
     view: Sequence[str],
+    select: str | None = None,
+    size: str | None = None,
 ) -> Told:
-    """Write one session from an OpenPose folder; returns facts for --json and lines for people."""
+    """Write one session from an OpenPose folder; returns facts for --json and lines for people.
+
+    Without cameras a session of an uncalibrated recording, with the images' size: `WIDTHxHEIGHT`.
+    """
     _must_be_npz(output)
     recording = read_openpose(source, skeleton(skeleton_name), fps)
-    rig = match_rig(recording, cameras, units, view)
-    session, selection = choose_person(recording, rig)
+    if cameras is None and size is not None:
+        session, selection = choose_person(recording, None)
+        session = replace(session, image_sizes=(_size(size),) * len(recording.views))
+    else:
+        recording, rig = match_rig(recording, cameras, units, view, select)
+        session, selection = choose_person(recording, rig)
     save_session(session, output)
     views, frames = session.keypoints.shape[:2]
     facts = {"session": str(output), "views": views, "frames": frames, "selection": selection.summary()}
     return facts, [*selection.summary(), f"{views} views, {frames} frames, {session.skeleton.name} -> {output}"]
 
 
-def match_rig(recording: Recording, cameras: str | None, units: str | None, view: Sequence[str]) -> tuple[Camera, ...]:
-    """Return the rig in the order of the recording's views."""
+def match_rig(
+    recording: Recording, cameras: str | None, units: str | None, view: Sequence[str] = (), select: str | None = None
+) -> tuple[Recording, tuple[Camera, ...]]:
+    """Return the recording, with the views of the selected cameras alone, and their cameras in the same order."""
     rig = {camera.name: camera for camera in read_rig(_given(cameras), units)}
-    names = match_views([v.name for v in recording.views], list(rig), _pairs(view))
-    return tuple(rig[names[v.name]] for v in recording.views)
+    wanted = None if select is None else [word.strip() for word in select.split(",")]
+    names = match_views([v.name for v in recording.views], list(rig), _pairs(view), wanted)
+    views = tuple(v for v in recording.views if v.name in names)
+    return replace(recording, views=views), tuple(rig[names[v.name]] for v in views)
+
+
+def _size(size: str) -> tuple[int, int]:
+    width, _, height = size.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise EdgeliftError("--size", repr(size), "WIDTHxHEIGHT in pixels", "Write, say, --size 1920x1080.")
+    return int(width), int(height)
 
 
 def _given(cameras: str | None) -> str:
     if cameras is None:
-        raise EdgeliftError("--cameras", "nothing", "Calib.toml or FILE.json:NAME", "Name the rig that filmed this.")
+        raise EdgeliftError(
+            "--cameras", "nothing", "Calib.toml or FILE.json:NAME",
+            "Name the rig that filmed this (or give --size for an uncalibrated OpenPose recording).",
+        )  # fmt: skip
     return cameras
 
 

@@ -52,6 +52,12 @@ def load_motion(path: Path, split: str | None = None, exclude_subjects: Sequence
     splits = a["clip_split"].astype(str)
     if split is not None and split not in splits:
         raise EdgeliftError(f"--split of {path}", repr(split), f"one of {', '.join(np.unique(splits))}", "Name one.")
+    strangers = set(exclude_subjects) - set(a["clip_subject"].astype(str).tolist())
+    if strangers:
+        known = ", ".join(np.unique(a["clip_subject"].astype(str)))
+        raise EdgeliftError(
+            f"--exclude-subjects of {path}", ", ".join(sorted(strangers)), f"some of {known}", "Name them."
+        )
     ends = np.append(a["clip_start"][1:], len(poses)).astype(int)
     rows = zip(*(a[f"clip_{k}"] for k in ("start", "name", "subject", "action", "fps")), strict=False)
     return [

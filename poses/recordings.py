@@ -211,7 +211,10 @@ def _frame_candidates(people: list[Float64], cameras: Sequence[Camera]) -> tuple
     Every pair of detections in two views is triangulated and every view joins it with its best person: quadratic in
     views and people, never exponential. The best are triangulated again from all their views.
     """
-    seeds = [_assign(points, people, cameras) for points in _pair_points(people, cameras)]
+    seeds = list(_pair_seeds(people, cameras))
+    if not seeds:
+        nobody = np.full((len(people[0]), CANDIDATES, len(people)), -1)
+        return nobody, np.full(nobody.shape[:2], np.inf)
     best = _cheapest_distinct(*_stack_candidates(seeds))
     refined = []
     for k in range(best.shape[1]):
@@ -225,12 +228,22 @@ def _stack_candidates(found: Sequence[tuple[Picks, Float64]]) -> tuple[Picks, Fl
     return np.stack(picks, axis=1), np.stack(costs, axis=1)
 
 
-def _pair_points(people: list[Float64], cameras: Sequence[Camera]) -> Iterator[Float64]:
-    """Yield (frames, joints, 3) world metres for every pair of detections in two views."""
+def _pair_seeds(people: list[Float64], cameras: Sequence[Camera]) -> Iterator[tuple[Picks, Float64]]:
+    """Yield what `_assign` gives for every pair of detections in two views, on the frames that have both of them.
+
+    One crowded frame then costs what it holds, and not every frame of the recording.
+    """
+    there = [np.asarray((p[..., 2] > 0).any(-1)) for p in people]
     for a, b in combinations(range(len(people)), 2):
         for i, j in product(range(people[a].shape[1]), range(people[b].shape[1])):
-            pair = np.stack([people[a][:, i], people[b][:, j]])
-            yield triangulate(pair, (cameras[a], cameras[b]))[0]
+            frames = np.flatnonzero(there[a][:, i] & there[b][:, j])
+            if not len(frames):
+                continue
+            here = [p[frames] for p in people]
+            points = triangulate(np.stack([here[a][:, i], here[b][:, j]]), (cameras[a], cameras[b]))[0]
+            picks, costs = np.full((len(people[0]), len(people)), -1), np.full(len(people[0]), np.inf)
+            picks[frames], costs[frames] = _assign(points, here, cameras)
+            yield picks, costs
 
 
 def _assign(points: Float64, people: list[Float64], cameras: Sequence[Camera]) -> tuple[Picks, Float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from edgelift.poses.cameras import Camera, Float64
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.files import replaced
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -171,8 +171,9 @@ def _check_names(source: str, cameras: Sequence[Camera]) -> None:
 
 def _check_distances(source: str, cameras: Sequence[Camera], units: str) -> None:
     apart = [float(np.linalg.norm(a.centre - b.centre)) for a, b in combinations(cameras, 2)]
-    distance = float(np.median(apart or [float(np.linalg.norm(cameras[0].t))]))
     low, high = PLAUSIBLE_DISTANCE_M
+    # a lone camera may well be the origin itself
+    distance = float(np.median(apart)) if apart else max(low, float(np.linalg.norm(cameras[0].centre)))
     if low <= distance <= high:
         return
     other = "m" if units == "mm" else "mm"
@@ -189,10 +190,8 @@ def _check_distances(source: str, cameras: Sequence[Camera], units: str) -> None
 def write_rig(cameras: Sequence[Camera], path: Path) -> None:
     """Write a Pose2Sim-style TOML: metres, Rodrigues vectors, 5 distortion coefficients; replaced as a whole."""
     sections = "\n".join(_section(camera) for camera in cameras)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(f"{sections}\n[metadata]\nadjusted = false\nerror = 0.0\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replaced(path) as temporary:
+        temporary.write_text(f"{sections}\n[metadata]\nadjusted = false\nerror = 0.0\n", encoding="utf-8")
 
 
 def _section(camera: Camera) -> str:
@@ -234,7 +233,7 @@ def match_views(
         facts = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
         raise EdgeliftError(
             f"views {', '.join(view_names)} and cameras {', '.join(camera_names)}", facts, "one camera for each view",
-            "Pair them with --view FOLDER=CAMERA, or select the cameras that have a view.",
+            "Pair them with --view FOLDER=CAMERA, or choose the cameras that have a view with --select.",
         )  # fmt: skip
     return chosen
 
@@ -258,8 +257,17 @@ def _check_known(subject: str, names: Any, known: Sequence[str], kind: str) -> N
 
 def pick_cameras(cameras: Sequence[Camera], chosen: str) -> tuple[Camera, ...]:
     """Return the cameras of a comma-separated list of names or of positions in the file (from 0), in that order."""
-    names = {camera.name: camera for camera in cameras} | {str(i): camera for i, camera in enumerate(cameras)}
+    names = {camera.name: camera for camera in cameras}
+    positions = {str(i): camera for i, camera in enumerate(cameras)}
     words = [word.strip() for word in chosen.split(",")]
+    twofold = {word for word in names.keys() & positions.keys() if names[word] is not positions[word]}
+    ambiguous = [word for word in words if word in twofold]
+    if ambiguous:
+        raise EdgeliftError(
+            "--cameras", f"{', '.join(ambiguous)}: the name of one camera and the position of another",
+            "words with one meaning", "Rename the cameras in the rig file.",
+        )  # fmt: skip
+    names = positions | names
     unknown = [word for word in words if word not in names]
     if unknown:
         raise EdgeliftError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgelift.poses.cameras import Camera, triangulate
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.files import replaced
 from edgelift.poses.skeletons import Skeleton, check_joints, convert, convert_poses, skeleton
 
 FORMAT_VERSION = 1
@@ -29,8 +29,8 @@ class Session:
     keypoints float32 (views, frames, joints, 3): raw pixels x, y and confidence in [0, 1]; missing is NaN, NaN, 0.
     timestamps float64 (frames,) seconds, strictly rising. cameras: one a view, or None where no rig is known yet.
     time_offset_s float64 (views,): what to add to a view's clock, zero where synchronised.
-    image_sizes: (width, height) a view, where there is no rig to say it. poses float32 (frames, joints, 3) world metres,
-    NaN where unknown, or None: not read by label-free training; poses_source: whether they are truth or triangulated.
+    image_sizes: (width, height) a view, where there is no rig to say it. poses float32 (frames, joints, 3) world
+    metres, NaN where unknown, or None: not read by label-free training. poses_source: truth, or triangulated.
     """
 
     keypoints: NDArray[np.float32]
@@ -170,14 +170,8 @@ def save_session(session: Session, path: Path) -> None:
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write an `.npz` that loads without pickle; complete or not at all (temporary name, then rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:

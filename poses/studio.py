@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,11 +41,12 @@ class StudioSettings:
 
     def __post_init__(self) -> None:
         for flag, value, ok in (
-            ("--fps", self.fps, self.fps > 0),
-            ("--window", self.window_s, self.window_s >= SHORTEST_S),
-            ("--noise-px", self.noise_px, self.noise_px >= 0),
+            ("--fps", self.fps, 0 < self.fps < math.inf),
+            ("--window", self.window_s, SHORTEST_S <= self.window_s < math.inf),
+            ("--noise-px", self.noise_px, 0 <= self.noise_px < math.inf),
             ("--missing", self.missing, 0 <= self.missing < 1),
             ("--swaps", self.swaps, 0 <= self.swaps < 1),
+            ("--seed", self.seed, self.seed >= 0),
         ):
             if not ok:
                 expected = f"at least {SHORTEST_S} s" if flag == "--window" else "a sensible number"
@@ -98,9 +100,11 @@ def check_z_up(cameras: Sequence[Camera]) -> None:
 
     Calibrations often use the first camera as the world; a person filmed there would lie or hang upside down.
     """
-    up = np.mean([-camera.R[1] for camera in cameras], axis=0)
+    looking_down = [camera.R[2, 2] < -0.7 for camera in cameras]  # such images have no upward direction
+    ups = [-camera.R[1] for camera, down in zip(cameras, looking_down, strict=True) if not down]
+    up = np.mean(ups or [[0.0, 0.0, 1.0]], axis=0)
     length = float(np.linalg.norm(up))
-    if length > 0.7 and up[2] < 0.5 * length:  # cameras that look steeply down, or lie on their side, say nothing
+    if length > 0.7 and up[2] < 0.5 * length:  # cameras that lie on their sides do not agree
         raise EdgeliftError(
             "rig", f"images whose upward direction is {np.round(up / length, 2).tolist()} of the world",
             "Z up: about [0, 0, 1]", "Turn the calibration so that Z points up and the floor is z = 0.",

@@ -53,12 +53,13 @@ def load_bundle(path: Path) -> Bundle:
         raise EdgeliftError(str(path), f"no {MANIFEST}", "a bundle directory", "Make one with `edgelift export`.")
     try:
         manifest = json.loads(manifest_path.read_text())
-        version, files = manifest["schema_version"], dict(manifest["files"])
-        required = [manifest[key] for key in ("skeleton", "frames", "frame_interval_s", "camera_input", "units")]
+        version, files, sealed = manifest["schema_version"], dict(manifest["files"]), manifest["seal"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise EdgeliftError(str(manifest_path), f"an unreadable manifest ({error})", "a manifest", remedy) from error
-    if version != SCHEMA_VERSION or len(required) != 5:
+    if version != SCHEMA_VERSION:
         raise EdgeliftError(str(manifest_path), f"schema {version}", f"schema {SCHEMA_VERSION}", remedy)
+    if sealed != seal(manifest):
+        raise EdgeliftError(str(manifest_path), "contents that do not fit its seal", "an unedited manifest", remedy)
     present = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} - {MANIFEST}
     if present != set(files):
         raise EdgeliftError(str(path), f"files {sorted(present)}", f"{sorted(files)}", remedy)
@@ -82,12 +83,18 @@ def write_bundle(path: Path, manifest: dict[str, Any], fill: Callable[[Path], No
         fill(temporary)
         files = {p.relative_to(temporary).as_posix(): sha256(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
         full = {"schema_version": SCHEMA_VERSION} | manifest | {"files": files}
-        (temporary / MANIFEST).write_text(json.dumps(full, indent=2) + "\n")
+        (temporary / MANIFEST).write_text(json.dumps(full | {"seal": seal(full)}, indent=2) + "\n")
         temporary.chmod(0o755)
         os.rename(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return load_bundle(path)
+
+
+def seal(manifest: dict[str, Any]) -> str:
+    """Hex digest of all a manifest says but the seal itself."""
+    told = {key: value for key, value in manifest.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

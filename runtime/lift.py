@@ -18,6 +18,7 @@ from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.sources.replay import Frame, Replay
 
 POSE3D_VERSION = 1
+CLOCK = "recording"  # t_ns counts on the recording's own timeline
 
 
 @dataclass
@@ -96,6 +97,7 @@ def _message(
         "stream": source.name,
         "seq": frame.seq,
         "t_ns": frame.t_ns,
+        "clock": CLOCK,
         "skeleton": bundle.skeleton.name,
         "units": "m",
         "frame": "camera",

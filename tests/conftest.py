@@ -15,6 +15,17 @@ from edgelift.poses.studio import StudioSettings, film, studio_rig
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
 
+# code that makes what a device does not have impossible to import
+FORBID_TRAINING = """
+import sys
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "scipy", "onnx", "onnxscript", "safetensors", "matplotlib"}:
+            raise ModuleNotFoundError(f"forbidden here: {name}", name=name)
+sys.meta_path.insert(0, Forbidden())
+"""
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     if not SHARED.is_dir():
@@ -35,10 +46,12 @@ def wobbling_person(frames: int, seed: int) -> np.ndarray:
     return (rest + 0.08 * np.sin(time + phase)).astype(np.float32)
 
 
-def make_sessions(count: int, frames: int = 60, views: int = 3, **settings: float | str) -> list[Session]:
+def make_sessions(
+    count: int, frames: int = 60, views: int = 3, first: int = 0, **settings: float | str
+) -> list[Session]:
     clips = [
         Clip(f"clip{i}", f"s{i % 3}", "sway", 20.0, wobbling_person(frames, i), skeleton("h36m17"))
-        for i in range(count)
+        for i in range(first, count)
     ]
     return list(film(clips, studio_rig(views), StudioSettings(fps=20.0, **settings)))  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ from edgelift.poses.rigs import write_rig
 from edgelift.poses.sessions import Session, load_session, save_session
 from edgelift.poses.studio import studio_rig
 
-from .conftest import make_sessions, wobbling_person
+from .conftest import FORBID_TRAINING, make_sessions, wobbling_person
 
 LATENCY = {"p50", "p90", "p99", "max"}
 EVALUATE_KEYS = {
@@ -88,43 +88,10 @@ def test_lift_to_standard_output_writes_lines_and_nothing_else(home: Path, one: 
     assert all(json.loads(line)["type"] == "pose3d" for line in lines)
 
 
-def test_lift_at_the_recordings_rate_takes_the_recordings_time(home: Path, one: Path, tmp_path: Path) -> None:
-    sink = tmp_path / "poses.jsonl"
-    result = as_json("lift", home / "bundle", "--source", one, "--camera", "cam_01", "--sink", sink)
-    assert result["lifted"] + result["dropped"] == 60
-
-
-def test_evaluate_equals_scoring_what_lift_wrote(home: Path, one: Path, tmp_path: Path) -> None:
-    from edgelift.poses.cameras import world_to_camera
-    from edgelift.poses.metrics import mpjpe
-    from edgelift.poses.skeletons import skeleton
-
-    scores = as_json("evaluate", home / "bundle", one, "--camera", "cam_01")
-    assert set(scores) >= EVALUATE_KEYS
-    assert scores["against"] == "truth"
-    edgelift("lift", home / "bundle", "--source", one, "--camera", "cam_01", "--sink", tmp_path / "p", "--fast")
-    lifted = [json.loads(line)["persons"][0]["xyz"] for line in (tmp_path / "p").read_text().splitlines()]
-    session = load_session(one).to_skeleton(skeleton("common14"))
-    assert session.poses is not None
-    truth = world_to_camera(session.poses, session.rig[0])
-    assert mpjpe(np.array(lifted), truth) == pytest.approx(scores["mpjpe_mm"], abs=0.02)  # rounded to 0.01 mm
-
-
-WITHOUT_TORCH = """
-import sys
-class Forbidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "scipy", "onnx", "onnxscript", "safetensors", "matplotlib"}:
-            raise ModuleNotFoundError(f"forbidden here: {name}", name=name)
-sys.meta_path.insert(0, Forbidden())
-from edgelift.cli import main
-main()
-"""
-
-
 def test_a_device_lifts_and_evaluates_without_torch(home: Path, one: Path, tmp_path: Path) -> None:
     def on_device(*words: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, words)]
+        code = f"{FORBID_TRAINING}\nfrom edgelift.cli import main\nmain()"
+        command = [sys.executable, "-c", code, *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     lift = (
@@ -212,7 +179,7 @@ def test_bad_lifting(home: Path, one: Path, tmp_path: Path) -> None:
     sink = tmp_path / "poses.jsonl"
     save_session(replace(load_session(one), cameras=None), tmp_path / "blind.npz")
     told = refused("lift", home / "bundle", "--source", tmp_path / "blind.npz", "--camera", "cam_01", "--sink", sink)
-    assert "rays lifter" in told
+    assert "a rays lifter: received a camera without intrinsics" in told
     assert "no --camera" in refused("lift", home / "bundle", "--source", one, "--sink", sink)
     assert "cam_01" in refused("lift", home / "bundle", "--source", one, "--camera", "nope", "--sink", sink)
     shutil.copytree(home / "bundle", tmp_path / "bundle")
@@ -325,5 +292,124 @@ def test_simulate_films_the_motion_it_is_given(tmp_path: Path) -> None:
     assert sorted(p.name for p in out.iterdir()) == ["a_1_00.npz", "a_1_01.npz"]
     session = load_session(out / "a_1_00.npz")
     assert (session.subject, session.action, session.keypoints.shape) == ("s1", "walk", (2, 60, 17, 3))
+    assert "s1, s2" in refused(*simulate, "--exclude-subjects", "mixx", "-o", tmp_path / "none")
     assert "train" in refused(*simulate, "--split", "val", "-o", tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def stopped(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> str:
+    """Like `refused`, in this process."""
+    from edgelift.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["edgelift", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = capsys.readouterr()
+    assert (end.value.code, told.out) == (2, "")
+    assert told.err.count("error: ") == 1
+    return told.err
+
+
+def test_flags_out_of_range_or_without_effect_are_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*words: object) -> str:
+        return stopped(capsys, monkeypatch, *words)
+
+    run, out = tmp_path / "run", tmp_path / "out"
+    for flag, value in (("--seed", -1), ("--fps", "inf"), ("--fps", 0), ("--window", 1), ("--missing", 1)):
+        assert f"{flag}: received" in told("simulate", f"{flag}={value}", "-o", out)
+    for flag, value in (
+        ("--seed", -1), ("--learning-rate", "nan"), ("--learning-rate", -1), ("--epochs", 0), ("--width", 3),
+    ):  # fmt: skip
+        assert f"{flag}: received" in told("train", home / "sessions", f"{flag}={value}", "-o", run)
+    assert "no --motion" in told("simulate", "--split", "test", "-o", out)
+    assert "no --motion" in told("simulate", "--exclude-subjects", "mix", "-o", out)
+    assert "sessions there already" in told("simulate", "-o", home / "sessions")
+    convert = ("convert", tmp_path, "--skeleton", "coco17", "--fps", 30, "-o", out, "--cameras", "x.toml")
+    assert "--poses: received --format openpose" in told(*convert, "--format", "openpose", "--poses", "nonsense.npz")
+    assert "--view: received" in told(*convert, "--format", "videopose3d", "--view", "a=b")
+    assert not run.exists()
+    assert not out.exists()
+
+
+def test_paths_that_cannot_be_written_are_refused(
+    home: Path, one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*words: object) -> str:
+        return stopped(capsys, monkeypatch, *words)
+
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    lift = ("lift", home / "bundle", "--source", one, "--camera", "cam_01", "--fast", "--sink")
+    assert str(tmp_path / "file") in told("simulate", "--subjects", 1, "-o", tmp_path / "file")
+    assert str(tmp_path / "file") in told("train", one, "--width", 16, "--epochs", 1, "-o", tmp_path / "file")
+    assert "file" in told(*lift, tmp_path / "file" / "poses.jsonl")
+    assert "folder" in told(*lift, tmp_path / "folder")
+    assert "file" in told("demo", "-o", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_the_demo_never_clears_a_folder_that_is_not_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "mine.npz").write_text("precious")
+    assert "no demo made" in stopped(capsys, monkeypatch, "demo", "-o", tmp_path)
+    assert (tmp_path / "train" / "mine.npz").read_text() == "precious"
+
+
+def test_triangulated_poses_stay_triangulated(
+    home: Path, one: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edgelift("triangulate", one, "-o", tmp_path / "x.npz")
+    assert as_json("evaluate", home / "bundle", tmp_path / "x.npz")["against"] == "triangulation"
+    before = one.read_bytes()
+    assert "another name" in stopped(capsys, monkeypatch, "triangulate", one, "-o", one)
+    assert one.read_bytes() == before
+
+
+def test_a_screen_lifter_goes_from_calibrated_training_to_an_uncalibrated_camera(home: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    train = ("train", home / "sessions", "--camera-input", "screen", "--width", 32, "--epochs", 2, "--batch", 32)
+    edgelift(*train, "-o", tmp_path / "run")
+    edgelift("export", tmp_path / "run", "-o", tmp_path / "bundle")
+    calibrated = load_session(home / "sessions" / "clip1_00.npz")
+    sizes = tuple(camera.size for camera in calibrated.rig)
+    save_session(replace(calibrated, cameras=None, image_sizes=sizes), tmp_path / "bare.npz")
+    save_session(replace(calibrated, cameras=None), tmp_path / "unknown.npz")
+    lifted = []
+    for source in (home / "sessions" / "clip1_00.npz", tmp_path / "bare.npz"):
+        words = ("lift", tmp_path / "bundle", "--source", source, "--camera", "cam_02", "--fast")
+        lines = edgelift(*words).stdout.splitlines()
+        lifted.append([json.loads(line)["persons"][0]["xyz"] for line in lines])
+    assert lifted[0] == lifted[1]  # it is fed raw pixels and half the width, whether the camera is known or not
+    words = ("lift", tmp_path / "bundle", "--source", tmp_path / "unknown.npz", "--camera", "cam_02", "--fast")
+    assert "a screen lifter: received a camera without image size" in refused(*words)
+
+
+def test_a_recording_without_a_rig_or_with_more_cameras_than_views_converts(recording: Path, tmp_path: Path) -> None:
+    source = ("convert", recording / "BalancingTrial", "--format", "openpose", "--skeleton", "body25b", "--fps", 60)
+    edgelift(*source, "--size", "1088x1920", "-o", tmp_path / "bare.npz")
+    bare = load_session(tmp_path / "bare.npz")
+    assert (bare.cameras, bare.size(0), bare.keypoints.shape) == (None, (1088, 1920), (4, 100, 25, 3))
+    assert "--size" in refused(*source, "--size", "1088", "-o", tmp_path / "no.npz")
+    assert "--cameras" in refused(*source, "-o", tmp_path / "no.npz")
+    rig = ("--cameras", recording / "Calib.toml", "--units", "m", "--select", "cam_02,cam_04")
+    edgelift(*source, *rig, "-o", tmp_path / "two.npz")
+    assert load_session(tmp_path / "two.npz").camera_names == ("cam_02", "cam_04")
+
+
+def test_a_reader_that_leaves_is_one_message(home: Path, one: Path) -> None:
+    words = [sys.executable, "-m", "edgelift.cli", "lift", home / "bundle", "--source", one, "--camera", "cam_01"]
+    with subprocess.Popen([str(w) for w in (*words, "--fast")], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as lift:
+        assert lift.stdout is not None
+        assert lift.stderr is not None
+        lift.stdout.close()
+        told = lift.stderr.read().decode()
+    assert lift.returncode == 2
+    assert told.startswith("error: standard output: received a reader that left")
+    assert told.count("\n") == 1

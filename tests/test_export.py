@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -111,8 +112,6 @@ def test_the_bundle_holds_exactly_what_the_manifest_says(bundle_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["lifter.onnx", "weights.safetensors", "reference.npz"])
 def test_a_tampered_bundle_is_refused(bundle_path: Path, tmp_path: Path, name: str) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(bundle_path, copy)
     raw = bytearray((copy / name).read_bytes())
@@ -135,3 +134,20 @@ def test_a_graph_that_differs_is_refused_and_nothing_is_left(tmp_path: Path, mon
 def test_an_existing_path_is_never_overwritten(bundle_path: Path) -> None:
     with pytest.raises(EdgeliftError, match="already"):
         export_bundle(trained_looking(0), bundle_path, TINY.input, reference(), {})
+
+
+def test_parity_does_not_overlook_nan_at_a_later_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_graph, "_distance", lambda *args: 0.0 if args[-1] == 1 else float("nan"))
+    with pytest.raises(EdgeliftError, match="parity"):
+        export_bundle(trained_looking(0), tmp_path / "b", TINY.input, reference(), {})
+
+
+@pytest.mark.parametrize("key", ["units", "camera_input", "frames", "skeleton", "inputs", "training"])
+def test_an_edited_manifest_is_refused(bundle_path: Path, tmp_path: Path, key: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle_path, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for spoilt in (manifest | {key: "other"}, {k: v for k, v in manifest.items() if k != key}):
+        (copy / "manifest.json").write_text(json.dumps(spoilt))
+        with pytest.raises(EdgeliftError, match="seal"):
+            load_bundle(copy)

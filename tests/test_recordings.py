@@ -1,15 +1,17 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgelift.poses.cameras import Camera, project
+from edgelift.poses.cameras import Camera, project, undistort
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.openpose import read_openpose
 from edgelift.poses.recordings import Recording, View, choose_person
 from edgelift.poses.rigs import match_views, read_rig
 from edgelift.poses.skeletons import skeleton
+from edgelift.poses.windows import undistort_keypoints
 
 POSE2SIM = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "pose2sim"
 COCO = skeleton("coco17")
@@ -146,3 +148,25 @@ def test_real_recording_with_a_bystander() -> None:
     assert [v.discarded for v in selection.views] == [101, 100, 0, 0]
     assert [v.missing_frames for v in selection.views] == [0, 0, 0, 0]
     assert [v.residual_px for v in selection.views] == pytest.approx([15.0, 8.5, 19.3, 10.8], abs=0.1)
+
+
+def test_a_point_that_the_lens_cannot_have_imaged_is_missing() -> None:
+    action_camera = np.array([-0.257, 0.093, 0, 0, -0.0155])  # its model folds towards the corners
+    rig = tuple(replace(camera, dist=action_camera, size=(1920, 1080)) for camera in RIG)
+    detections = [_seen(_walker(0, (0, 0)), camera, noise=1.0) for camera in rig]
+    corner = (np.array([1900.0, 1060]) - [500, 500]) / 1000
+    assert np.isnan(undistort(corner * 3, action_camera)).all()
+    detections[0][4, 3, :2] = 500 + 3000 * corner  # one false detection, confident
+    views = tuple(View(f"v{v}", np.arange(FRAMES) / 30, list(d[:, None])) for v, d in enumerate(detections))
+    session, _ = choose_person(Recording(views, COCO, "lens"), rig)
+    points, residuals = session.triangulate()
+    assert np.isfinite(points).all()
+    assert np.isnan(residuals[0, 4, 3])
+    assert undistort_keypoints(session.keypoints[0], rig[0])[4, 3, 2] == 0
+
+
+def test_views_of_which_nobody_is_in_the_others_frames_are_stepped_over() -> None:
+    views, _ = _scene()
+    empty = [View(v.name, v.timestamps, [p[:0] for p in v.people]) for v in views[1:]]
+    with pytest.raises(EdgeliftError, match="no person on whom two views agree"):
+        choose_person(Recording((views[0], *empty), COCO, "alone"), RIG)

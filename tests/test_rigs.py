@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.rigs import match_views, matrix_to_rotvec, read_rig, rotvec_to_matrix, write_rig
+from edgelift.poses.rigs import match_views, matrix_to_rotvec, pick_cameras, read_rig, rotvec_to_matrix, write_rig
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not beside the project")
@@ -139,3 +140,22 @@ def test_match_views_names_what_is_left_over() -> None:
         match_views(["a"], ["a"], {"z": "a"})
     with pytest.raises(EdgeliftError, match="a camera among a"):
         match_views(["a"], ["a"], {}, select=["q"])
+
+
+def test_cameras_are_picked_by_name_or_position_and_never_by_guess() -> None:
+    def camera(name: str) -> Camera:
+        return Camera(name, np.diag([1000.0, 1000, 1]), np.zeros(5), np.eye(3), np.zeros(3), (640, 480))
+
+    rig = [camera(name) for name in ("left", "right", "9")]
+    assert [c.name for c in pick_cameras(rig, "9, 0,right")] == ["9", "left", "right"]
+    with pytest.raises(EdgeliftError, match="nope"):
+        pick_cameras(rig, "nope")
+    with pytest.raises(EdgeliftError, match="1: the name of one camera and the position of another"):
+        pick_cameras([camera(name) for name in ("1", "2", "3")], "1")
+    assert pick_cameras([camera(name) for name in ("0", "1")], "1")[0].name == "1"
+
+
+def test_one_camera_may_be_the_origin(tmp_path: Path) -> None:
+    text = CAMERA.format(key="only", rotation="0.0, 0.0, 0.0", translation="[0.0, 0.0, 0.0]")
+    (tmp_path / "one.toml").write_text(text)
+    assert read_rig(str(tmp_path / "one.toml"), "m")[0].centre.tolist() == [0, 0, 0]

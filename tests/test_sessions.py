@@ -248,3 +248,34 @@ def test_directories_are_searched_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(EdgeliftError, match="without"):
         find_sessions([tmp_path / "empty"])
+
+
+def test_offsets_in_time_are_carried_but_not_compared_over() -> None:
+    shifted = session(time_offset_s=np.array([0.0, 0.5, 0.0]))
+    with pytest.raises(EdgeliftError, match=r"time_offset_s: received \[0.0, 0.5, 0.0\]"):
+        shifted.triangulate()
+    with pytest.raises(EdgeliftError, match="finite seconds"):
+        session(time_offset_s=np.array([0.0, np.nan, 0.0]))
+
+
+def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    save_session(session(), tmp_path / "whole.npz")
+    with np.load(tmp_path / "whole.npz") as archive:
+        whole = dict(archive)
+    for name, value in {
+        "camera_size": np.array([[np.nan, 1.0]] * 3), "camera_names": np.array("cam"),
+        "keypoints": np.array(["text"]), "format_version": np.array(99), "poses_source": np.array("guess"),
+    }.items():  # fmt: skip
+        np.savez(tmp_path / "bad.npz", **(whole | {name: value}))
+        with pytest.raises(EdgeliftError):
+            load_session(tmp_path / "bad.npz")
+
+
+def test_image_sizes_are_known_without_a_rig_and_poses_say_what_they_are(tmp_path: Path) -> None:
+    bare = session(cameras=None, image_sizes=((640, 480),) * 3)
+    save_session(bare, tmp_path / "bare.npz")
+    again = load_session(tmp_path / "bare.npz")
+    assert (again.cameras, again.size(2)) == (None, (640, 480))
+    poses = np.zeros((*bare.keypoints.shape[1:3], 3), np.float32)
+    save_session(session(poses=poses, poses_source="triangulation"), tmp_path / "t.npz")
+    assert load_session(tmp_path / "t.npz").poses_source == "triangulation"

@@ -22,6 +22,41 @@ def test_joint_counts() -> None:
     assert {name: len(s.joints) for name, s in SKELETONS.items()} == COUNTS
 
 
+# the joint orders of the detectors' and data sets' own documentation, in their words
+FACE = "nose Leye Reye Lear Rear"
+BOTH = "Lsho Rsho Lelb Relb Lwri Rwri"
+COCO_ORDER = f"{FACE} {BOTH} Lhip Rhip Lkne Rkne Lank Rank"
+FEET = "Lbigtoe Lsmalltoe Lheel Rbigtoe Rsmalltoe Rheel"
+ORDERS = {
+    "coco17": COCO_ORDER,
+    "body25": "nose neck "
+    "Rsho Relb Rwri Lsho Lelb Lwri midhip Rhip Rkne Rank Lhip Lkne Lank Reye Leye Rear Lear " + FEET,
+    "body25b": f"{COCO_ORDER} upperneck headtop {FEET}",
+    "halpe26": f"{COCO_ORDER} headtop neck hip Lbigtoe Rbigtoe Lsmalltoe Rsmalltoe Lheel Rheel",
+    "mediapipe33": f"nose Leyeinner Leye Leyeouter Reyeinner Reye Reyeouter Lear Rear Lmouth Rmouth {BOTH} "
+    "Lpinky Rpinky Lindex Rindex Lthumb Rthumb Lhip Rhip Lkne Rkne Lank Rank Lheel Rheel Lfootindex Rfootindex",
+    "h36m17": "pelvis Rhip Rkne Rank Lhip Lkne Lank spine thorax necknose head Lsho Lelb Lwri Rsho Relb Rwri",
+    "humaneva15": "pelvis thorax Lsho Lelb Lwri Rsho Relb Rwri Lhip Lkne Lank Rhip Rkne Rank head",
+    "common14": "midhip Rhip Rkne Rank Lhip Lkne Lank midshoulder Lsho Lelb Lwri Rsho Relb Rwri",
+}
+FULL = {"sho": "shoulder", "elb": "elbow", "wri": "wrist", "kne": "knee", "ank": "ankle"}
+
+
+@every_skeleton
+def test_joint_orders_are_the_documented_ones(owner: Skeleton) -> None:
+    def spelt_out(word: str) -> str:
+        side = {"L": "left", "R": "right"}.get(word[0], "")
+        own = word[1:] if side else word
+        return side + FULL.get(own, own)
+
+    assert [name.replace("_", "") for name in owner.joints] == [spelt_out(word) for word in ORDERS[owner.name].split()]
+
+
+def test_mocap_parents_are_the_documented_ones() -> None:
+    assert H36M.parents == (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15)
+    assert skeleton("humaneva15").parents == (-1, 0, 1, 2, 3, 1, 5, 6, 0, 8, 9, 0, 11, 12, 1)
+
+
 @every_skeleton
 def test_names_are_distinct_and_every_joint_hangs_from_one_root(owner: Skeleton) -> None:
     assert len(set(owner.joints)) == len(owner.joints) == len(owner.parents)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -60,8 +62,9 @@ def test_missing_and_swapped_fractions_are_the_stated_ones() -> None:
 
 
 def test_one_seed_one_result_and_leaving_a_clip_out_changes_no_other() -> None:
-    a, b = make_sessions(3, noise_px=5.0), make_sessions(2, noise_px=5.0)
-    np.testing.assert_array_equal(a[1].keypoints, b[1].keypoints)
+    a, b = make_sessions(3, noise_px=5.0), make_sessions(3, noise_px=5.0, first=1)
+    for mine, theirs in zip(a[1:], b, strict=True):
+        np.testing.assert_array_equal(mine.keypoints, theirs.keypoints)
     assert not np.array_equal(a[0].keypoints, make_sessions(1, noise_px=5.0, seed=1)[0].keypoints)
 
 
@@ -76,7 +79,20 @@ def test_short_clips_and_remainders_are_dropped_the_rest_keep_their_names() -> N
     assert [m.keypoints.shape[1] for m in thirds] == [50, 50]
 
 
-@pytest.mark.parametrize("wrong", [{"fps": 0}, {"missing": 1.0}, {"noise_px": -1}, {"window_s": 1.0}, {"swaps": 2}])
+def test_a_rig_whose_world_is_not_z_up_is_refused() -> None:
+    clip = Clip("c", "a", "b", 20.0, wobbling_person(60, 0), skeleton("h36m17"))
+    first = studio_rig()[0]
+    in_first = [replace(c, R=c.R @ first.R.T, t=c.t - c.R @ first.R.T @ first.t) for c in studio_rig()]
+    with pytest.raises(EdgeliftError, match=r"upward direction .* of the world"):
+        list(film([clip], in_first, StudioSettings(fps=20.0)))
+    from_above = [replace(c, R=np.diag([1.0, -1, -1]), t=np.array([0, 0, 5.0])) for c in studio_rig(1)]
+    assert len(list(film([clip], from_above, StudioSettings(fps=20.0)))) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"fps": 0}, {"missing": 1.0}, {"noise_px": -1}, {"window_s": 1.0}, {"swaps": 2}, {"fps": np.inf}, {"seed": -1}],
+)
 def test_settings_name_the_flag(wrong: dict[str, float]) -> None:
     with pytest.raises(EdgeliftError, match="--"):
         StudioSettings(**wrong)  # type: ignore[arg-type]

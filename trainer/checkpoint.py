@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.files import replaced
 from edgelift.trainer.models import FrameLifter, build_model
 from edgelift.trainer.settings import TrainSettings
 
@@ -52,9 +52,8 @@ def save_checkpoint(
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{k}": v.detach().contiguous() for k, v in state.items()}
     path = run / CHECKPOINT
-    temporary = path.with_suffix(".part")
-    save_file(tensors, temporary, {"settings": json.dumps(settings.to_dict()), "facts": json.dumps(facts)})
-    os.replace(temporary, path)
+    with replaced(path) as temporary:
+        save_file(tensors, temporary, {"settings": json.dumps(settings.to_dict()), "facts": json.dumps(facts)})
     return path
 
 

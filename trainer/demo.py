@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.poses.cameras import camera_to_world
+from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.person import clips
 from edgelift.poses.sessions import Session, load_sessions, save_session
 from edgelift.poses.skeletons import skeleton
@@ -29,13 +30,13 @@ from edgelift.trainer.settings import TrainSettings
 
 TRAIN_PEOPLE, TEST_PEOPLE = 24, 3
 NOISE_PX, MISSING = 4.0, 0.03
+MARK = ".edgelift-demo"  # says that the next demo may clear its parts
 SHOWN = ("walk", "box", "sit")  # the clips on the page
 
 
 def run_demo(output: Path, epochs: int, width: int, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Simulate, train without labels, export, lift, evaluate, report; everything lands under `output`."""
-    for part in ("train", "test", "run", "bundle", "poses"):
-        shutil.rmtree(output / part, ignore_errors=True)
+    _make_room(output)
     say("1/6 simulate: people who walk, jog, box, sit down and wave before three cameras")
     _simulate(output / "train", TRAIN_PEOPLE, seed)
     _simulate(output / "test", TEST_PEOPLE, seed + 1000)
@@ -54,6 +55,19 @@ def run_demo(output: Path, epochs: int, width: int, seed: int, say: Callable[[st
     report = output / "report.html"
     write_report(_report(bundle, streams, scores, result), report)
     return _facts(report, bundle, scores, result, streams)
+
+
+def _make_room(output: Path) -> None:
+    """Clear what an earlier demo made in this folder; any other that holds something is somebody's."""
+    if output.exists() and not (output / MARK).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise EdgeliftError(
+            f"-o {output}", "something there that no demo made", "a new folder, or an earlier demo's",
+            "Choose another -o.",
+        )  # fmt: skip
+    for part in ("train", "test", "run", "bundle", "poses"):
+        shutil.rmtree(output / part, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / MARK).touch()
 
 
 def _epoch(epoch: int, epochs: int, row: dict[str, float]) -> str:

@@ -38,6 +38,7 @@ class TrainResult:
     seconds: float
     checkpoint: Path
     validation: tuple[tuple[int, float], ...]
+    validation_against: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """frames counts multi-view frames trained on, every epoch; seconds exclude loading and validation."""
@@ -87,7 +88,14 @@ def train(
             log.write(json.dumps(row) + "\n")
         progress(epoch + 1, settings.epochs, row)
     curve = tuple((int(e), float(v)) for e, v in facts["validation"])
-    return TrainResult(settings.epochs, len(data) * settings.epochs, facts["seconds"], run / CHECKPOINT, curve)
+    return TrainResult(
+        settings.epochs,
+        len(data) * settings.epochs,
+        facts["seconds"],
+        run / CHECKPOINT,
+        curve,
+        facts["validation_against"],
+    )
 
 
 def _facts(

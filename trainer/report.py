@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelift.poses.files import replaced
 from edgelift.poses.skeletons import Skeleton
 
 PLACE = "/*DATA*/null"
@@ -49,10 +49,8 @@ def write_report(data: ReportData, path: Path) -> None:
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
     # "<" never appears inside the script: no title can close it
     embedded = json.dumps(page_data(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(template.replace(PLACE, embedded), encoding="utf-8")
-    os.replace(temporary, path)
+    with replaced(path) as temporary:
+        temporary.write_text(template.replace(PLACE, embedded), encoding="utf-8")
 
 
 def page_data(data: ReportData) -> dict[str, Any]:

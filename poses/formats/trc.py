@@ -6,7 +6,6 @@ TRC is Y-up and ours Z-up: (x, y, z) in the file is (y, z, x) of the world, the 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.files import replaced
 from edgelift.poses.skeletons import FloatArray
 
 Float64 = NDArray[np.float64]
@@ -36,13 +36,8 @@ def write_trc(path: Path, poses: FloatArray, timestamps: Float64, joint_names: S
         "\t".join([str(frame), f"{time:.6f}", *(_cell(v) for v in row)])
         for frame, (time, row) in enumerate(zip(timestamps, values, strict=True), start=1)
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with replaced(path) as temporary:
         temporary.write_text("\n".join([*_header(path.name, timestamps, joint_names), *rows, ""]), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_trc(path: Path) -> tuple[Float64, Float64, tuple[str, ...]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from edgelift.poses.errors import EdgeliftError
+
 
 class JsonLines:
     """Context manager; `write` takes one message. A file appears under its name only when the stream ended well."""
@@ -27,17 +29,26 @@ class JsonLines:
     def write(self, message: dict[str, Any]) -> None:
         """Write one line."""
         # not json.dump: writing to a stream it encodes in Python, ten times slower
-        self.stream.write(json.dumps(message, separators=(",", ":"), allow_nan=False) + "\n")
+        line = json.dumps(message, separators=(",", ":"), allow_nan=False) + "\n"
+        try:
+            self.stream.write(line)
+            if self.path is None:
+                self.stream.flush()  # whoever reads the pipe waits for this frame, not for a full buffer
+        except BrokenPipeError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # or Python complains once more at exit
+            raise EdgeliftError(
+                "standard output", "a reader that left", "one that reads to the end", "Give --sink a file."
+            ) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.part is None or self.path is None:
-            self.stream.flush()
             return
         self.stream.close()
-        # an interrupted stream (Ctrl-C) is a whole one: what was lifted is kept
-        if kind is None or kind is KeyboardInterrupt:
-            os.replace(self.part, self.path)
-        else:
+        try:
+            # an interrupted stream (Ctrl-C) is a whole one: what was lifted is kept
+            if kind is None or kind is KeyboardInterrupt:
+                os.replace(self.part, self.path)
+        finally:
             self.part.unlink(missing_ok=True)
