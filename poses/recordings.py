@@ -71,9 +71,10 @@ class Selection:
 
 def _describe(view: ViewSelection) -> str:
     residual = "" if np.isnan(view.residual_px) else f", median residual {view.residual_px:.1f} px"
+    doubt = "; its people fit no other view: is it this camera?" if 2 * view.missing_frames > view.frames else ""
     return (
         f"{view.name}: {view.frames} frames, {view.crowded_frames} with several people, {view.discarded} detections "
-        f"discarded, {view.missing_frames} frames without the person{residual}"
+        f"discarded, {view.missing_frames} frames without the person{residual}{doubt if view.discarded else ''}"
     )
 
 

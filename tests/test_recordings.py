@@ -72,6 +72,13 @@ def test_the_actor_is_found_and_counted() -> None:
     assert "30 detections discarded, 1 frames without the person" in selection.summary()[1]
 
 
+def test_a_view_that_fits_no_other_is_doubted() -> None:
+    views, _ = _scene()
+    wrong = (RIG[0], RIG[1], RIG[2], replace(RIG[3], R=RIG[1].R, t=RIG[1].t))
+    _, selection = choose_person(Recording(tuple(views), COCO, "wrong"), wrong)
+    assert [("is it this camera?" in line) for line in selection.summary()] == [False, False, False, False, True]
+
+
 def test_views_and_people_order_do_not_matter() -> None:
     views, _ = _scene()
     session, _ = choose_person(Recording(tuple(views), COCO, "scene"), RIG)
