@@ -140,6 +140,8 @@ def simulate(
             save_session(session, output / f"{session.name}.npz")
             sessions, frames = sessions + 1, frames + session.keypoints.shape[1]
             progress(sessions, None, session.name)
+    if not sessions:
+        raise EdgeliftError(f"{motion}", "no clip as long as a session", "clips of 2 s or more", "Name another motion.")
     result = {"sessions": sessions, "frames": frames, "cameras": [c.name for c in filmed], "output": str(output)}
     _finish(result, as_json, f"{sessions} sessions, {frames} multi-view frames, {len(filmed)} cameras -> {output}/")
 

@@ -39,7 +39,13 @@ def convert_openpose(
     """
     _must_be_npz(output)
     recording = read_openpose(source, skeleton(skeleton_name), fps)
-    if cameras is None and size is not None:
+    rig_flags = {"--cameras": cameras, "--units": units, "--view": view, "--select": select}
+    if size is not None and any(rig_flags.values()):
+        received = " ".join(flag for flag, value in rig_flags.items() if value)
+        raise EdgeliftError(
+            "--size", f"{received} as well", "a rig, or the size of uncalibrated images", "Leave one out."
+        )
+    if size is not None:
         session, selection = choose_person(recording, None)
         session = replace(session, image_sizes=(_size(size),) * len(recording.views))
     else:

@@ -397,6 +397,7 @@ def test_a_recording_without_a_rig_or_with_more_cameras_than_views_converts(reco
     bare = load_session(tmp_path / "bare.npz")
     assert (bare.cameras, bare.size(0), bare.keypoints.shape) == (None, (1088, 1920), (4, 100, 25, 3))
     assert "--size" in refused(*source, "--size", "1088", "-o", tmp_path / "no.npz")
+    assert "--select as well" in refused(*source, "--size", "1088x1920", "--select", "a", "-o", tmp_path / "no.npz")
     assert "--cameras" in refused(*source, "-o", tmp_path / "no.npz")
     rig = ("--cameras", recording / "Calib.toml", "--units", "m", "--select", "cam_02,cam_04")
     edgelift(*source, *rig, "-o", tmp_path / "two.npz")
