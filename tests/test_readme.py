@@ -14,10 +14,9 @@ import pytest
 
 from edgelift.poses.cameras import project
 from edgelift.poses.rigs import write_rig
-from edgelift.poses.sessions import save_session
 from edgelift.poses.studio import studio_rig
 
-from .conftest import make_sessions, wobbling_person
+from .conftest import wobbling_person
 
 ROOT = Path(__file__).resolve().parents[1]
 BODY25B = 25
@@ -53,9 +52,6 @@ def place(tmp_path: Path) -> Path:
     place = tmp_path
     write_openpose(place / "BalancingTrial", 30)
     write_rig(studio_rig(), place / "Calib.toml")
-    for folder in ("sessions", "held_out"):
-        for session in make_sessions(2, frames=40):
-            save_session(session, place / folder / f"{session.name}.npz")
     return place
 
 
