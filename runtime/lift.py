@@ -69,8 +69,9 @@ def lift_stream(
             summary.backend_ms.append((done - started) / 1e6)
             write(_message(bundle, source, frame, keypoints, pose, backend.provider, summary.backend_ms[-1]))
             summary.latency_ms.append((time.perf_counter_ns() - frame.due_ns) / 1e6)
-    finally:
-        summary.dropped = source.dropped
+    except KeyboardInterrupt:
+        pass  # how people end a stream: what was lifted is kept and summed up
+    summary.dropped = source.dropped
     return summary
 
 

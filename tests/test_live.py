@@ -11,6 +11,7 @@ from edgelift.poses.sessions import save_session
 from edgelift.runtime.backends import OnnxRuntimeCpu
 from edgelift.runtime.bundle import load_bundle
 from edgelift.runtime.lift import lift_stream
+from edgelift.runtime.sinks.jsonl import JsonLines
 from edgelift.runtime.sources import replay
 from edgelift.runtime.sources.replay import Replay
 
@@ -92,3 +93,17 @@ def test_messages_carry_the_sources_clock(bundle: Path, source: Path) -> None:
     assert [m["t_ns"] for m in sent[:3]] == [3_000_000_000, 3_050_000_000, 3_100_000_000]
     assert sent[0]["persons"][0]["xyz"][0] == sent[0]["root"]
     assert {len(m["persons"][0]["conf"]) for m in sent if m["persons"]} == {14}
+
+
+def test_ctrl_c_ends_a_stream_well(bundle: Path, source: Path, tmp_path: Path, clock: Clock) -> None:
+    def interrupt(seconds: float) -> None:
+        clock.now += round(seconds * 1e9)
+        if clock.now > 8_000_000_000:  # after a second
+            raise KeyboardInterrupt
+
+    clock.sleep = interrupt  # type: ignore[method-assign]
+    loaded, path = load_bundle(bundle), tmp_path / "poses.jsonl"
+    with OnnxRuntimeCpu(loaded) as backend, JsonLines(str(path)) as sink:
+        summary = lift_stream(loaded, backend, Replay(source, "cam_01", False), sink.write).to_dict()
+    assert summary["lifted"] == len(path.read_text().splitlines()) == 21
+    assert list(tmp_path.glob(".*")) == []

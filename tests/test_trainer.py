@@ -76,15 +76,24 @@ def test_a_root_that_is_never_seen_does_not_stop_training(sessions: list[Session
 
 
 def test_what_one_view_alone_sees_does_not_weigh() -> None:
-    session = make_sessions(1)[0]
-    alone = replace(session, keypoints=session.keypoints.copy())
-    alone.keypoints[1:, 10:40] = (np.nan, np.nan, 0)
-    short = replace(alone, keypoints=np.delete(alone.keypoints, range(10, 40), 1), poses=None,
-                    timestamps=np.delete(alone.timestamps, range(10, 40)))  # fmt: skip
+    session, legs = make_sessions(1)[0], [2, 3, 5, 6]
+    alone, nowhere = (replace(session, keypoints=session.keypoints.copy()) for _ in range(2))
+    for hidden, views in ((alone, (1, 2)), (nowhere, (0, 1, 2))):
+        for view in views:
+            hidden.keypoints[view, 10:40, legs] = (np.nan, np.nan, 0)
     poses = torch.randn(60, 3, 14, 3) + torch.tensor([0.0, 0.0, 4.0])
-    kept = torch.from_numpy(np.delete(np.arange(60), range(10, 40)))
-    loss, expected = views_loss(poses, all_of([alone]), 0, 0.2), views_loss(poses[kept], all_of([short]), 0, 0.2)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss, expected = (views_loss(poses, all_of([s]), 0, 0.2) for s in (alone, nowhere))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert loss.item() != pytest.approx(views_loss(poses, all_of([session]), 0, 0.2).item(), rel=1e-3)
+
+
+def test_frames_that_teach_nothing_are_left_out(sessions: list[Session]) -> None:
+    alone = replace(sessions[0], keypoints=sessions[0].keypoints.copy())
+    alone.keypoints[1:, 10:40] = (np.nan, np.nan, 0)
+    data = load_multiview([alone], TINY)
+    assert len(data) == 30
+    assert (data.present.sum(1) >= 2).all()
+    assert len(load_multiview([alone], replace(TINY, supervision="poses"))) == 60  # a label teaches one view
 
 
 def test_data_that_can_teach_nothing_is_refused(sessions: list[Session], tmp_path: Path) -> None:
@@ -92,7 +101,7 @@ def test_data_that_can_teach_nothing_is_refused(sessions: list[Session], tmp_pat
     nobody[..., 2] = 0
     unknown = np.full((*nobody.shape[1:3], 3), np.nan, np.float32)
     for settings, changes in ((TINY, {"keypoints": nobody}), (replace(TINY, supervision="poses"), {"poses": unknown})):
-        with pytest.raises(EdgeliftError, match="no frame with a joint"):
+        with pytest.raises(EdgeliftError, match="0 frames with a joint"):
             train([replace(sessions[0], **changes)], tmp_path / "run", settings)
     assert not (tmp_path / "run").exists()
 

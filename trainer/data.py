@@ -95,8 +95,7 @@ def load_multiview(sessions: Sequence[Session], settings: TrainSettings) -> Mult
         t=_table([c.t for c in cameras]),
         poses=_poses(converted) if settings.supervision == "poses" else None,
     )
-    _check_supervised(data)
-    return data
+    return _teaching(data)
 
 
 def _table(rows: Sequence[NDArray[np.floating]]) -> Tensor:
@@ -139,17 +138,23 @@ def _check(session: Session, settings: TrainSettings) -> None:
         )
 
 
-def _check_supervised(data: MultiView) -> None:
-    """EdgeliftError where no frame can teach anything: then the loss is zero and training would end well."""
-    if data.poses is not None:
-        taught = bool((data.present.any(1) & ~data.poses.isnan().any(-1).all(-1)).any())
+def _teaching(data: MultiView) -> MultiView:
+    """Leave out frames that teach nothing; EdgeliftError where hardly any is left: training would end well, untrained.
+
+    Every frame left shows the person, so that batch norm never sees fewer rows than frames.
+    """
+    seen = data.keypoints[:, :, -1, :, 2] > 0
+    if data.poses is None:
+        taught = (seen.sum(1) >= 2).any(-1)
     else:
-        taught = bool(((data.keypoints[:, :, -1, :, 2] > 0).sum(1) >= 2).any())
-    if not taught:
+        taught = data.present.any(1) & ~data.poses.isnan().any(-1).all(-1)
+    if taught.sum() < 2:
         raise EdgeliftError(
-            "training sessions", "no frame with a joint that two views (or a view and the labels) share",
-            "at least one", "Check detections and views with `edgelift triangulate`.",
+            "training sessions", f"{int(taught.sum())} frames with a joint that two views, or a view and the labels, know",
+            "two at the very least", "Check detections and views with `edgelift triangulate`.",
         )  # fmt: skip
+    by_frame = {name: getattr(data, name) for name in ("keypoints", "rays", "camera", "present", "poses")}
+    return replace(data, **{name: tensor[taught] for name, tensor in by_frame.items() if tensor is not None})
 
 
 def fingerprint(sessions: Sequence[Session], with_poses: bool) -> str:

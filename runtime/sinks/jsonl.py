@@ -47,8 +47,7 @@ class JsonLines:
             return
         self.stream.close()
         try:
-            # an interrupted stream (Ctrl-C) is a whole one: what was lifted is kept
-            if kind is None or kind is KeyboardInterrupt:
+            if kind is None:
                 os.replace(self.part, self.path)
         finally:
             self.part.unlink(missing_ok=True)
