@@ -150,7 +150,7 @@ def _teaching(data: MultiView) -> MultiView:
         taught = data.present.any(1) & ~data.poses.isnan().any(-1).all(-1)
     if taught.sum() < 2:
         raise EdgeliftError(
-            "training sessions", f"{int(taught.sum())} frames with a joint that two views, or a view and the labels, know",
+            "training sessions", f"{int(taught.sum())} frames with a joint that two views, or view and label, know",
             "two at the very least", "Check detections and views with `edgelift triangulate`.",
         )  # fmt: skip
     by_frame = {name: getattr(data, name) for name in ("keypoints", "rays", "camera", "present", "poses")}
