@@ -7,7 +7,7 @@ linearly interpolated in time (never by index), so jitter, dropped frames and a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,49 @@ def undistort_keypoints(keypoints: NDArray[np.floating], camera: Camera | None) 
     return np.concatenate([np.where(seen, xy, np.nan), np.where(seen, keypoints[..., 2:], 0)], -1).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Which two frames each slot of a window lies between: lower, upper (windows, frames) indices, and how far along.
+
+    Indices are into a session's frames (`+ offset` where sessions stand in one table); empty slots are missing.
+    """
+
+    lower: Any
+    upper: Any
+    along: Any
+    empty: Any
+
+
+def plan(timestamps: NDArray[np.float64], frames: int, frame_interval_s: float, last: int | None = None) -> Plan:
+    """Plan the windows that end at each frame, or only those of the newest `last` frames.
+
+    timestamps (n,) rising, seconds. A slot before the first frame or inside a gap over MAX_GAP_S is empty.
+    """
+    ends = timestamps if last is None else timestamps[-last:]
+    grid = ends[:, None] - frame_interval_s * np.arange(frames - 1, -1, -1)
+    upper = np.searchsorted(timestamps, grid - SNAP_S).clip(max=len(timestamps) - 1)
+    lower = (upper - 1).clip(min=0)
+    lower = np.where(np.abs(timestamps[upper] - grid) <= SNAP_S, upper, lower)
+    span = timestamps[upper] - timestamps[lower]
+    along = np.where(span > 0, (grid - timestamps[lower]) / np.where(span > 0, span, 1), 0)
+    empty = (grid < timestamps[0] - SNAP_S) | (span > MAX_GAP_S)
+    return Plan(lower, upper, along.astype(np.float32), empty)
+
+
+def sample(table: Any, where: Plan, xp: Any = np) -> Any:
+    """Interpolate table (rows, ..., k + 1), k coordinates and a confidence, at a plan: (windows, frames, ..., k + 1).
+
+    A slot next to a missing value is missing; its coordinates are then NaN. xp: the module of the arrays, numpy or
+    torch, so that trainer and runtime share these lines.
+    """
+    low, high = table[where.lower], table[where.upper]
+    wide = (..., *[None] * (low.ndim - 2))
+    along = where.along[wide]
+    confidence = xp.minimum(low[..., -1:], high[..., -1:]) * ~where.empty[wide]
+    values = xp.where(confidence > 0, low[..., :-1] * (1 - along) + high[..., :-1] * along, xp.nan)
+    return xp.concatenate([values, confidence], -1)
+
+
 def cut(
     keypoints: Keypoints, timestamps: NDArray[np.float64], frames: int, frame_interval_s: float, last: int | None = None
 ) -> Keypoints:
@@ -80,26 +123,10 @@ def cut(
     keypoints (n, joints, 3) and timestamps (n,) rising, seconds. Returns (n or last, frames, joints, 3), oldest slot
     first; a slot before the first frame, inside a gap over MAX_GAP_S, or next to a missing joint is missing.
     """
-    ends = timestamps if last is None else timestamps[-last:]
     if frames == 1:
-        return keypoints[len(timestamps) - len(ends) :, None]
-    grid = ends[:, None] - frame_interval_s * np.arange(frames - 1, -1, -1)
-    return _sample(keypoints, timestamps, grid)
-
-
-def _sample(keypoints: Keypoints, timestamps: NDArray[np.float64], grid: NDArray[np.float64]) -> Keypoints:
-    upper = np.searchsorted(timestamps, grid - SNAP_S).clip(max=len(timestamps) - 1)
-    lower = (upper - 1).clip(min=0)
-    on_frame = np.abs(timestamps[upper] - grid) <= SNAP_S
-    lower = np.where(on_frame, upper, lower)
-    span = timestamps[upper] - timestamps[lower]
-    weight = np.where(span > 0, (grid - timestamps[lower]) / np.where(span > 0, span, 1), 0)[..., None, None]
-    low, high = keypoints[lower], keypoints[upper]
-    xy = low[..., :2] * (1 - weight) + high[..., :2] * weight
-    outside = (grid < timestamps[0] - SNAP_S) | (span > MAX_GAP_S)
-    confidence = np.where(outside[..., None], 0, np.minimum(low[..., 2], high[..., 2]))
-    xy = np.where(confidence[..., None] > 0, xy, np.nan)
-    return np.concatenate([xy, confidence[..., None]], -1).astype(np.float32)
+        return keypoints[len(timestamps) - (last or len(timestamps)) :, None]
+    windows: Keypoints = sample(keypoints, plan(timestamps, frames, frame_interval_s, last)).astype(np.float32)
+    return windows
 
 
 class Stream:
