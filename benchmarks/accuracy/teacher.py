@@ -2,8 +2,8 @@
 
 python benchmarks/accuracy/teacher.py --data ../shared/data -o benchmarks/results
 
-Real motion (cmu17, training subjects, `mix` left out) through Human3.6M's S9 rig, cameras 0-2, 20 fps, 6 s windows; means
-over the joints that triangulation knows (two views or more).
+Real motion (cmu17, training subjects, `mix` left out) through Human3.6M's S9 rig, cameras 0-2, 20 fps, 6 s windows;
+means over the joints that triangulation knows (two views or more).
 """
 
 from __future__ import annotations
