@@ -198,8 +198,23 @@ def train(
     sessions: Sessions,
     output: Annotated[Path, typer.Option("-o", "--output", help="Run directory; an interrupted run goes on from it.")],
     supervision: Annotated[Literal["views", "poses"], typer.Option(help="views: no 3D label.")] = "views",
-    model: Annotated[Literal["frame"], typer.Option()] = "frame",
+    loss: Annotated[
+        Literal["teacher", "reprojection", "report"],
+        typer.Option(help="Of views: distance to the person reconstructed from all views, or to the views' keypoints."),
+    ] = "teacher",
+    virtual_views: Annotated[
+        float | None,
+        typer.Option(help="Share of examples filmed anew, with changed people; 0.67 unless the loss has no target."),
+    ] = None,
+    model: Annotated[Literal["frame", "tcn", "transformer"], typer.Option(help="tcn, transformer: windows.")] = "frame",
+    frames: Annotated[
+        int | None, typer.Option(help="Frames of a window, 0.05 s apart; 27 unless --model frame.")
+    ] = None,
+    trunk: Annotated[
+        Literal["parts", "dense"], typer.Option(help="parts: arms, legs and torso have streams of their own.")
+    ] = "parts",
     width: int = 1024,
+    blocks: Annotated[int, typer.Option(help="Residual blocks, or transformer layers.")] = 2,
     epochs: int = 40,
     batch: Annotated[int, typer.Option(help="Multi-view frames a step.")] = 256,
     seed: int = 0,
@@ -207,8 +222,11 @@ def train(
     camera_input: Annotated[
         Literal["rays", "screen"], typer.Option(help="rays: known intrinsics at run time.")
     ] = "rays",
-    dropout: float = 0.1,
+    dropout: float = 0.0,
     learning_rate: float = 1e-3,
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="bf16: matrix products in bfloat16, faster where the processor can.")
+    ] = "fp32",
     validate: Annotated[list[Path] | None, typer.Option(help="Sessions held out: MPJPE every epoch.")] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where PyTorch trains.")] = "cpu",
     as_json: Json = False,
@@ -220,9 +238,12 @@ def train(
     from edgelift.trainer import fit
     from edgelift.trainer.settings import TrainSettings
 
+    targeted = supervision == "poses" or loss == "teacher"
     settings = TrainSettings(
-        skeleton=skeleton, supervision=supervision, model=model, camera_input=camera_input, width=width,
-        epochs=epochs, batch=batch, seed=seed, dropout=dropout, learning_rate=learning_rate,
+        skeleton=skeleton, supervision=supervision, loss=loss, model=model, trunk=trunk, camera_input=camera_input,
+        virtual_views=(0.67 if targeted else 0.0) if virtual_views is None else virtual_views,
+        frames=(1 if model == "frame" else 27) if frames is None else frames, width=width, blocks=blocks,
+        epochs=epochs, batch=batch, seed=seed, dropout=dropout, learning_rate=learning_rate, precision=precision,
     )  # fmt: skip
     loaded, held_out = load_sessions(sessions), load_sessions(validate or [])
     say.print(f"{fit.describe(settings)}; {len(loaded)} sessions")

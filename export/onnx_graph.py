@@ -36,7 +36,7 @@ def export_onnx(model: nn.Module, frames: int, joints: int, path: Path) -> int:
     keypoints = torch.rand(2, frames, joints, 3) * 100
     intrinsics = torch.tensor([[1000.0, 1000.0, 500.0, 500.0]]).repeat(2, 1)
     batch = torch.export.Dim("batch", min=1, max=4096)
-    with _quiet():
+    with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             model.eval(),
             (keypoints, intrinsics),

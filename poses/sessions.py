@@ -86,6 +86,18 @@ class Session:
             )  # fmt: skip
         return self.camera_names.index(name)
 
+    def only(self, views: Sequence[int]) -> Session:
+        """Return the same session with these views alone, in this order."""
+        pick = list(views)
+        return replace(
+            self,
+            keypoints=self.keypoints[pick],
+            camera_names=tuple(self.camera_names[v] for v in pick),
+            cameras=None if self.cameras is None else tuple(self.cameras[v] for v in pick),
+            time_offset_s=self.time_offset_s[pick],
+            image_sizes=None if self.image_sizes is None else tuple(self.image_sizes[v] for v in pick),
+        )
+
     def to_skeleton(self, target: Skeleton) -> Session:
         """Return the same session with its joints (and its poses) converted."""
         if target.name == self.skeleton.name:

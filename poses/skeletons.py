@@ -42,6 +42,27 @@ class Skeleton:
         """(parent, child) index pairs."""
         return tuple((p, c) for c, p in enumerate(self.parents) if p >= 0)
 
+    @cached_property
+    def outwards(self) -> tuple[int, ...]:
+        """All joints but the root, every one after its parent."""
+        order = [self.root]
+        for joint in order:
+            order += [c for c, p in enumerate(self.parents) if p == joint]
+        return tuple(order[1:])
+
+    def beyond(self, joint: int) -> tuple[int, ...]:
+        """Indices of the joints that move when the body bends at `joint`: its children, theirs, and so on."""
+        found: list[int] = []
+        for j in self.outwards:
+            if self.parents[j] == joint or self.parents[j] in found:
+                found.append(j)
+        return tuple(found)
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """For each joint the part of the body it belongs to: left_arm, right_arm, left_leg, right_leg or torso."""
+        return tuple(_part(name) for name in self.joints)
+
     def sources(self, joint: str) -> tuple[int, ...] | None:
         """Return indices of own joints whose mean is `joint`, or None where this skeleton cannot give it."""
         if joint in self.joints:
@@ -54,6 +75,19 @@ def _other_side(name: str) -> str:
     if name.startswith("left_"):
         return "right_" + name[5:]
     return "left_" + name[6:] if name.startswith("right_") else name
+
+
+_LEG = ("hip", "knee", "ankle", "toe", "heel", "foot")
+_ARM = ("shoulder", "elbow", "wrist", "pinky", "index", "thumb")
+
+
+def _part(name: str) -> str:
+    side, _, place = name.partition("_")
+    if side in ("left", "right"):
+        for part, words in (("leg", _LEG), ("arm", _ARM)):  # legs first: there is a foot_index
+            if any(word in place for word in words):
+                return f"{side}_{part}"
+    return "torso"
 
 
 def _skeleton(name: str, tree: str, derived: dict[str, str]) -> Skeleton:

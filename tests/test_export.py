@@ -17,13 +17,13 @@ from edgelift.export.onnx_graph import OPSET, export_onnx
 from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.backends import OnnxRuntimeCpu
 from edgelift.runtime.bundle import load_bundle
-from edgelift.trainer.models import FrameLifter, build_model
+from edgelift.trainer.models import Lifter, build_model
 from edgelift.trainer.settings import TrainSettings
 
 TINY = TrainSettings(width=32)
 
 
-def trained_looking(seed: int) -> FrameLifter:
+def trained_looking(seed: int) -> Lifter:
     """A lifter whose batch norms have seen data."""
     torch.manual_seed(seed)
     model = build_model(TINY).train()

@@ -13,33 +13,41 @@ from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import skeleton
 from edgelift.trainer.checkpoint import load_checkpoint
-from edgelift.trainer.data import Batch, fingerprint, load_multiview
-from edgelift.trainer.fit import batch_loss, set_learning_rate, train, train_epoch
-from edgelift.trainer.losses import TINY_M2, views_loss
-from edgelift.trainer.models import build_model
+from edgelift.trainer.data import Batch, MultiView, fingerprint, load_multiview
+from edgelift.trainer.fit import Examples, set_learning_rate, train, train_epoch
+from edgelift.trainer.losses import TINY_M2, reprojection_loss
+from edgelift.trainer.models import Lifter, build_model
 from edgelift.trainer.settings import TrainSettings
 
 from .conftest import make_sessions
 
 TINY = TrainSettings(width=32, epochs=2, batch=32)
+REPROJECTION = replace(TINY, loss="reprojection", virtual_views=0)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(run).model().state_dict()
 
 
+def loss_of(data: MultiView, model: Lifter) -> float:
+    return Examples(data, REPROJECTION).loss(model, torch.arange(len(data))).item()
+
+
 def all_of(sessions: list[Session]) -> Batch:
-    data = load_multiview(sessions, TINY)
+    data = load_multiview(sessions, REPROJECTION)
     return data.batch(torch.arange(len(data)))
 
 
-def test_label_free_training_never_reads_poses(sessions: list[Session], tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [TINY, REPROJECTION])
+def test_label_free_training_never_reads_poses(
+    sessions: list[Session], settings: TrainSettings, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     scrambled = [
         replace(s, poses=rng.normal(size=s.poses.shape).astype(np.float32)) for s in sessions if s.poses is not None
     ]
-    train(sessions, tmp_path / "a", TINY)
-    train(scrambled, tmp_path / "b", TINY)
+    train(sessions, tmp_path / "a", settings)
+    train(scrambled, tmp_path / "b", settings)
     a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
     assert all(torch.equal(a[key], b[key]) for key in a)
     train(sessions, tmp_path / "c", replace(TINY, supervision="poses"))
@@ -82,17 +90,17 @@ def test_what_one_view_alone_sees_does_not_weigh() -> None:
         for view in views:
             hidden.keypoints[view, 10:40, legs] = (np.nan, np.nan, 0)
     poses = torch.randn(60, 3, 14, 3) + torch.tensor([0.0, 0.0, 4.0])
-    loss, expected = (views_loss(poses, all_of([s]), 0, 0.2) for s in (alone, nowhere))
+    loss, expected = (reprojection_loss(poses, all_of([s]), 0, 0.2) for s in (alone, nowhere))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert loss.item() != pytest.approx(views_loss(poses, all_of([session]), 0, 0.2).item(), rel=1e-3)
+    assert loss.item() != pytest.approx(reprojection_loss(poses, all_of([session]), 0, 0.2).item(), rel=1e-3)
 
 
 def test_frames_that_teach_nothing_are_left_out(sessions: list[Session]) -> None:
     alone = replace(sessions[0], keypoints=sessions[0].keypoints.copy())
     alone.keypoints[1:, 10:40] = (np.nan, np.nan, 0)
-    data = load_multiview([alone], TINY)
+    data = load_multiview([alone], REPROJECTION)
     assert len(data) == 30
-    assert (data.present.sum(1) >= 2).all()
+    assert (data.batch(torch.arange(30)).present.sum(1) >= 2).all()
     assert len(load_multiview([alone], replace(TINY, supervision="poses"))) == 60  # a label teaches one view
 
 
@@ -100,7 +108,11 @@ def test_data_that_can_teach_nothing_is_refused(sessions: list[Session], tmp_pat
     nobody = np.full_like(sessions[0].keypoints, np.nan)
     nobody[..., 2] = 0
     unknown = np.full((*nobody.shape[1:3], 3), np.nan, np.float32)
-    for settings, changes in ((TINY, {"keypoints": nobody}), (replace(TINY, supervision="poses"), {"poses": unknown})):
+    for settings, changes in (
+        (TINY, {"keypoints": nobody}),
+        (REPROJECTION, {"keypoints": nobody}),
+        (replace(TINY, supervision="poses"), {"poses": unknown}),
+    ):
         with pytest.raises(EdgeliftError, match="0 frames with a joint"):
             train([replace(sessions[0], **changes)], tmp_path / "run", settings)
     assert not (tmp_path / "run").exists()
@@ -176,35 +188,32 @@ def test_the_vectorised_loss_equals_the_slow_loop() -> None:
                     pose_sum += w * np.sqrt(((error[k] - anchor) ** 2).sum() + TINY_M2)
                     pose_count += w
     expected = pose_sum / pose_count + 0.7 * root_sum / root_count
-    assert views_loss(poses, batch, 0, 0.7).item() == pytest.approx(expected, rel=1e-4)
+    assert reprojection_loss(poses, batch, 0, 0.7).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_exact_triangulated_poses_have_no_loss() -> None:
     # in the skeleton it was filmed in: the midpoint of two projections is not the projection of the midpoint (1 mm)
     session = make_sessions(1)[0]
-    data = load_multiview([session], replace(TINY, skeleton="h36m17"))
+    data = load_multiview([session], replace(REPROJECTION, skeleton="h36m17"))
     batch = data.batch(torch.arange(len(data)))
     points, _ = triangulate(session.keypoints, session.rig)
     local = np.stack([world_to_camera(points, c) for c in session.rig], 1)
-    assert views_loss(torch.tensor(local, dtype=torch.float32), batch, 0, 0.2).item() < 2e-4
+    assert reprojection_loss(torch.tensor(local, dtype=torch.float32), batch, 0, 0.2).item() < 2e-4
 
 
 def test_missing_joints_and_padded_views_do_not_weigh() -> None:
     three, two = make_sessions(2, noise_px=2.0, missing=0.1)
     two = replace(two, keypoints=two.keypoints[:2], cameras=two.rig[:2], camera_names=two.camera_names[:2],
                   time_offset_s=two.time_offset_s[:2])  # fmt: skip
-    together = all_of([three, two])
     model = build_model(TINY).eval()
     first = len(three.timestamps)
-    alone = [batch_loss(model, all_of([s]), TINY) for s in (three, two)]
-    padded = load_multiview([three, two], TINY)
-    for part, expected in zip((torch.arange(first), torch.arange(first, len(padded))), alone, strict=True):
-        assert batch_loss(model, padded.batch(part), TINY).item() == pytest.approx(expected.item(), rel=1e-5)
-    junk = torch.where(together.keypoints[..., 2:] > 0, together.keypoints, torch.tensor([1e6, -1e6, 0.0]))
-    assert batch_loss(model, replace(together, keypoints=junk), TINY).item() == pytest.approx(
-        batch_loss(model, together, TINY).item(), rel=1e-6
-    )
-    assert together.rays.isfinite().all()
+    padded = load_multiview([three, two], REPROJECTION)
+    for part, session in zip((torch.arange(first), torch.arange(first, len(padded))), (three, two), strict=True):
+        alone = loss_of(load_multiview([session], REPROJECTION), model)
+        assert Examples(padded, REPROJECTION).loss(model, part).item() == pytest.approx(alone, rel=1e-5)
+    junk = torch.where(padded.keypoints[..., 2:] > 0, padded.keypoints, torch.tensor([1e6, -1e6, 0.0]))
+    assert loss_of(replace(padded, keypoints=junk), model) == pytest.approx(loss_of(padded, model), rel=1e-6)
+    assert all_of([three, two]).rays.isfinite().all()
 
 
 @pytest.mark.parametrize("junk", [float("nan"), 0.0, 1e9, float("inf"), -5.0])
@@ -235,11 +244,11 @@ def test_training_learns_and_validation_is_logged(sessions: list[Session], tmp_p
 
 def test_dropout_goes_off_and_the_rate_falls_along_a_cosine(sessions: list[Session]) -> None:
     settings = replace(TINY, dropout=0.3, dropout_until=0.5, epochs=4)
-    data, model = load_multiview(sessions, settings), build_model(settings)
+    examples, model = Examples(load_multiview(sessions, settings), settings), build_model(settings)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     dropout, rates = [], []
     for epoch in range(4):
-        train_epoch(model, optimiser, data, settings, epoch)
+        train_epoch(model, optimiser, examples, epoch)
         dropout.append({layer.p for layer in model.modules() if isinstance(layer, torch.nn.Dropout)})
         set_learning_rate(optimiser, settings, (epoch + 1) / 4)
         rates.append(optimiser.param_groups[0]["lr"])

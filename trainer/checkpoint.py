@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.files import replaced
-from edgelift.trainer.models import FrameLifter, build_model
+from edgelift.trainer.models import Lifter, build_model
 from edgelift.trainer.settings import TrainSettings
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -28,7 +28,7 @@ class Checkpoint:
     facts: dict[str, Any]
     tensors: dict[str, Tensor]
 
-    def model(self) -> FrameLifter:
+    def model(self) -> Lifter:
         """Return the lifter with these weights, in evaluation mode."""
         model = build_model(self.settings)
         model.load_state_dict(_under(self.tensors, "model."))

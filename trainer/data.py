@@ -1,110 +1,212 @@
-"""Sessions as tensors on one device: no file and no per-sample Python after this."""
+"""Sessions as tensors: one row a multi-view frame, in files mapped into memory, gathered batch by batch.
+
+Files, because recordings outgrow memory: rows that a batch does not touch need not be in it. They have no name, so
+nothing is left behind however a run ends; TMPDIR says where they lie.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import IO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgelift.poses.cameras import rays
+from edgelift.poses.cameras import Camera, rays
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.reconstruction import reconstruct
 from edgelift.poses.sessions import Session
-from edgelift.poses.windows import LifterInput
+from edgelift.poses.windows import LifterInput, Plan, plan, sample
 from edgelift.trainer.settings import TrainSettings
+
+KNOWN_SIGMA_M = 0.1  # a reconstructed joint known less well than this teaches nothing
+Prepared = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class MultiView:
-    """Multi-view frames. Sessions with fewer views are padded with views in which every joint is missing.
+    """All sessions, one row a frame. Sessions with fewer views are padded with views in which every joint is missing.
 
-    keypoints (n, views, frames, joints, 3) what the lifter is fed; rays (n, views, joints, 2) normalised image points
-    of the newest frame, 0 where missing; camera (n, views) index into the tables below; given (cameras, 4) intrinsics
-    the lifter is fed; R (cameras, 3, 3), t (cameras, 3) world to camera, metres; present (n, views) bool; poses
-    (n, joints, 3) world metres, or None.
+    keypoints (rows, views, joints, 3) pixels as the lifter is fed and confidence; rays (rows, views, joints, 2)
+    normalised image points; both 0 where missing. target (rows, joints, 4) world metres and weight, 0 where unknown:
+    reconstructed, or the labels. camera (rows, views) index into tables of cameras: given (cameras, 4) intrinsics the
+    lifter is fed; lens (cameras, 9) fx fy cx cy k1 k2 p1 p2 k3 of the pixels it is fed; zoom (cameras,) focal length
+    over half an image's width; R (cameras, 3, 3) and t (cameras, 3), world to camera in metres. session (rows,).
+    where: the window that ends at each row. taught (n,): the rows that teach. people: whom each session shows.
     """
 
     keypoints: Tensor
     rays: Tensor
+    target: Tensor
     camera: Tensor
-    present: Tensor
+    session: Tensor
     given: Tensor
+    lens: Tensor
+    zoom: Tensor
     R: Tensor
     t: Tensor
-    poses: Tensor | None
+    where: Plan
+    taught: Tensor
+    people: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.keypoints)
+        return len(self.taught)
 
     def to(self, device: str) -> MultiView:
         """Return the same frames with every tensor on that device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: t.to(device) for name, t in tensors.items() if t is not None})
+        if device == "cpu":
+            return self
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name not in ("where", "people")}
+        return replace(self, **tensors, where=_each(self.where, lambda x: x.to(device)))
+
+    def windows(self, table: Tensor, rows: Tensor) -> Tensor:
+        """Cut the windows of a table (rows, ..., k + 1) that end at these rows: (b, frames, ..., k + 1)."""
+        if self.where.lower.shape[1] == 1:
+            return table[rows][:, None]
+        windows: Tensor = sample(table, _each(self.where, lambda x: x[rows]), torch)
+        return windows
+
+    def view_windows(self, table: Tensor, rows: Tensor, view: Tensor) -> Tensor:
+        """Cut the same of a table (rows, views, ..., k + 1), one view (b,) each: (b, frames, ..., k + 1)."""
+        if self.where.lower.shape[1] == 1:
+            return table[rows, view][:, None]
+        views, plan = table.shape[1], _each(self.where, lambda x: x[rows])
+        own = replace(plan, lower=plan.lower * views + view[:, None], upper=plan.upper * views + view[:, None])
+        windows: Tensor = sample(table.flatten(0, 1), own, torch)
+        return windows
+
+    def local_target(self, rows: Tensor, camera: Tensor) -> Tensor:
+        """Target of rows (b,) in the frames of cameras (b,): (b, joints, 4), camera metres and weight."""
+        target = self.target[rows]
+        local = torch.einsum("bxy,bjy->bjx", self.R[camera], target[..., :3]) + self.t[camera][:, None]
+        return torch.cat([local, target[..., 3:]], -1)
 
     def batch(self, index: Tensor) -> Batch:
-        """Gather the frames of an index (b,)."""
-        camera = self.camera[index]
-        return Batch(
-            self.keypoints[index],
-            self.rays[index],
-            self.present[index],
-            self.given[camera],
-            self.R[camera],
-            self.t[camera],
-            None if self.poses is None else self.poses[index],
-        )
+        """Gather all views of the taught frames of an index (b,)."""
+        rows = self.taught[index]
+        camera = self.camera[rows]
+        keypoints = self.windows(self.keypoints, rows).transpose(1, 2)
+        present = (keypoints[:, :, -1, :, 2] > 0).any(-1)
+        cameras = (table[camera] for table in (self.given, self.zoom, self.R, self.t))
+        return Batch(keypoints, self.rays[rows], present, *cameras)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The same fields gathered: (b, views, ...)."""
+    """Frames gathered: keypoints (b, views, frames, joints, 3), the rest (b, views, ...) as in MultiView.
+
+    present (b, views): views that show the person in the newest frame.
+    """
 
     keypoints: Tensor
     rays: Tensor
     present: Tensor
     given: Tensor
+    zoom: Tensor
     R: Tensor
     t: Tensor
-    poses: Tensor | None
 
 
-def load_multiview(sessions: Sequence[Session], settings: TrainSettings) -> MultiView:
-    """Convert, undistort and window every session; `poses` are taken only for `--supervision poses`."""
-    if not sessions:
+def _each(where: Plan, change: Callable[[Tensor], Tensor]) -> Plan:
+    return Plan(change(where.lower), change(where.upper), change(where.along), change(where.empty))
+
+
+class _Column:
+    """Rows appended session by session to a nameless file, then one tensor mapped onto it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file  # may be closed once it is mapped
+        self.shape: tuple[int, ...] = ()
+        self.rows = 0
+
+    def append(self, rows: NDArray[np.float32]) -> None:
+        self.shape = rows.shape[1:]
+        self.rows += len(rows)
+        np.ascontiguousarray(rows, np.float32).tofile(self.file)
+
+    def tensor(self) -> Tensor:
+        self.file.flush()
+        return torch.from_numpy(np.memmap(self.file, np.float32, "r+", shape=(self.rows, *self.shape)))
+
+
+def load_multiview(
+    sessions: Sequence[Session], settings: TrainSettings, prepared: Prepared = lambda done, total: None
+) -> MultiView:
+    """Convert, undistort and reconstruct every session; true poses are read only for `--supervision poses`.
+
+    sessions may load themselves as they are asked for (`SessionFiles`); one at a time is held.
+    """
+    if not len(sessions):
         raise EdgeliftError("training sessions", "none", "at least one", "Name session files or a directory.")
-    for session in sessions:
-        _check(session, settings)
-    converted = [session.to_skeleton(settings.input.skeleton) for session in sessions]
-    views = max(len(s.camera_names) for s in converted)
-    cameras = [camera for s in converted for camera in s.rig]
-    first = np.cumsum([0, *(len(s.rig) for s in converted)])
-    counts = [len(s.timestamps) for s in converted]
-    keypoints = _padded([_windows(s, settings.input) for s in converted], views)
-    index = [np.pad(np.arange(len(s.rig)), (0, views - len(s.rig))) + f for s, f in zip(converted, first, strict=False)]
-    data = MultiView(
-        keypoints=keypoints,
-        rays=_padded([_rays(s) for s in converted], views),
-        camera=torch.from_numpy(np.repeat(np.stack(index), counts, 0)),
-        present=(keypoints[:, :, -1, :, 2] > 0).any(-1),
-        given=_table([settings.input.intrinsics(c, c.size) for c in cameras]),
-        R=_table([c.R for c in cameras]),
-        t=_table([c.t for c in cameras]),
-        poses=_poses(converted) if settings.supervision == "poses" else None,
+    views = max([_check(session, settings) for session in sessions])
+    with contextlib.ExitStack() as files:
+        keypoints, seen, target = (_Column(files.enter_context(tempfile.TemporaryFile())) for _ in range(3))
+        cameras: list[Camera] = []
+        plans, camera, counts = [], [], []
+        for done, session in enumerate(sessions, 1):
+            s = session.to_skeleton(settings.input.skeleton)
+            keypoints.append(_padded(_fed(s, settings.input), views))
+            seen.append(_padded(_rays(s), views))
+            target.append(_target(s, settings))
+            plans.append(plan(s.timestamps, settings.frames, settings.input.frame_interval_s))
+            camera.append(np.pad(np.arange(len(s.rig)), (0, views - len(s.rig))) + len(cameras))
+            counts.append(len(s.timestamps))
+            cameras += s.rig
+            prepared(done, len(sessions))
+        data = MultiView(
+            keypoints=keypoints.tensor(),
+            rays=seen.tensor(),
+            target=target.tensor(),
+            camera=torch.from_numpy(np.repeat(np.stack(camera), counts, 0)),
+            session=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
+            **_camera_tables(cameras, settings.input),
+            where=_joined(plans, np.cumsum([0, *counts[:-1]])),
+            taught=torch.zeros(0, dtype=torch.long),
+            people=tuple(session.subject or session.name for session in sessions),
+        )
+    return replace(data, taught=_taught(data, settings))
+
+
+def _camera_tables(cameras: Sequence[Camera], fed: LifterInput) -> dict[str, Tensor]:
+    return {
+        "given": _table([fed.intrinsics(c, c.size) for c in cameras]),
+        "lens": _table([_lens(c, fed) for c in cameras]),
+        "zoom": _table([2 * c.K[0, 0] / c.size[0] for c in cameras]),
+        "R": _table([c.R for c in cameras]),
+        "t": _table([c.t for c in cameras]),
+    }
+
+
+def _joined(plans: Sequence[Plan], first: NDArray[np.int64]) -> Plan:
+    """One plan for all rows; a session's own indices begin at its first row."""
+    lower, upper = (
+        np.concatenate([getattr(p, side) + at for p, at in zip(plans, first, strict=True)]).astype(np.int32)
+        for side in ("lower", "upper")
     )
-    return _teaching(data)
+    along, empty = (np.concatenate([getattr(p, name) for p in plans]) for name in ("along", "empty"))
+    return Plan(*(torch.from_numpy(column) for column in (lower, upper, along, empty)))
 
 
-def _table(rows: Sequence[NDArray[np.floating]]) -> Tensor:
+def _table(rows: Sequence[NDArray[np.floating] | float]) -> Tensor:
     return torch.tensor(np.stack(rows), dtype=torch.float32)
 
 
-def _windows(session: Session, fed: LifterInput) -> NDArray[np.float32]:
-    """(frames, views, window, joints, 3) what the lifter is fed."""
-    return np.stack([fed.windows(session, view) for view in range(len(session.rig))], 1)
+def _lens(camera: Camera, fed: LifterInput) -> NDArray[np.float64]:
+    """(9,) fx fy cx cy k1 k2 p1 p2 k3: from ideal rays to the pixels that the lifter is fed."""
+    dist = np.zeros(5) if fed.camera_input == "rays" else camera.dist
+    return np.concatenate([camera.intrinsics, dist])
+
+
+def _fed(session: Session, fed: LifterInput) -> NDArray[np.float32]:
+    """(frames, views, joints, 3) pixels and confidence as the lifter is fed."""
+    views = zip(session.keypoints, session.rig, strict=True)
+    return np.stack([fed.pixels(keypoints, camera) for keypoints, camera in views], 1)
 
 
 def _rays(session: Session) -> NDArray[np.float32]:
@@ -113,18 +215,36 @@ def _rays(session: Session) -> NDArray[np.float32]:
     return np.stack([rays(keypoints[..., :2], camera) for keypoints, camera in views], 1).astype(np.float32)
 
 
-def _padded(parts: Sequence[NDArray[np.float32]], views: int) -> Tensor:
-    """One tensor of all sessions; missing views are zeros, and so is NaN: missing is read from confidence alone."""
-    width = [(0, 0)] * (parts[0].ndim - 2)
-    padded = [np.pad(part, [(0, 0), (0, views - part.shape[1]), *width]) for part in parts]
-    return torch.from_numpy(np.nan_to_num(np.concatenate(padded), copy=False))
+def _padded(part: NDArray[np.float32], views: int) -> NDArray[np.float32]:
+    """Missing views are zeros, and so is NaN: missing is read from confidence alone."""
+    padding = [(0, 0), (0, views - part.shape[1]), *[(0, 0)] * (part.ndim - 2)]
+    return np.nan_to_num(np.pad(part, padding), copy=False)
 
 
-def _poses(sessions: Sequence[Session]) -> Tensor:
-    return torch.from_numpy(np.concatenate([s.poses for s in sessions if s.poses is not None]))
+def _target(session: Session, settings: TrainSettings) -> NDArray[np.float32]:
+    """(frames, joints, 4) what the lifter is to say, in world metres, and its weight."""
+    if settings.supervision == "poses":
+        assert session.poses is not None
+        poses, known = session.poses, np.asarray(np.isfinite(session.poses).all(-1))
+    elif settings.loss == "teacher":
+        poses, known = _teach(session)
+    else:
+        poses = np.zeros((*session.keypoints.shape[1:3], 3), np.float32)
+        known = np.zeros(poses.shape[:2], bool)
+    return np.concatenate([np.where(known[..., None], poses, 0), known[..., None]], -1).astype(np.float32)
 
 
-def _check(session: Session, settings: TrainSettings) -> None:
+def _teach(session: Session) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """(frames, joints, 3) what all views say, and whether well enough; nothing where no joint is in two views."""
+    if ((session.keypoints[..., 2] > 0).sum(0) < 2).all():
+        shape = (*session.keypoints.shape[1:3], 3)
+        return np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
+    taught = reconstruct(session)
+    return taught.poses.astype(np.float32), taught.sigma < KNOWN_SIGMA_M
+
+
+def _check(session: Session, settings: TrainSettings) -> int:
+    """Return the number of views of a session that can train."""
     where = f"session {session.name}"
     if settings.supervision == "views" and len(session.rig) < 2:
         raise EdgeliftError(
@@ -136,28 +256,28 @@ def _check(session: Session, settings: TrainSettings) -> None:
         raise EdgeliftError(
             f"{where} for --supervision poses", "no poses", "true poses in the session", "Use --supervision views."
         )
+    return len(session.rig)
 
 
-def _teaching(data: MultiView) -> MultiView:
-    """Leave out frames that teach nothing; EdgeliftError where hardly any is left: training would end well, untrained.
+def _taught(data: MultiView, settings: TrainSettings) -> Tensor:
+    """Rows that teach; EdgeliftError where hardly any is left: training would end well, untrained.
 
-    Every frame left shows the person, so that batch norm never sees fewer rows than frames.
+    Every one of them shows the person, so that batch norm never sees fewer rows than frames.
     """
-    seen = data.keypoints[:, :, -1, :, 2] > 0
-    if data.poses is None:
-        taught = (seen.sum(1) >= 2).any(-1)
+    seen = data.keypoints[..., 2] > 0
+    if settings.targeted:
+        taught = seen.any(-1).any(1) & (data.target[..., 3] > 0).any(-1)
     else:
-        taught = data.present.any(1) & ~data.poses.isnan().any(-1).all(-1)
+        taught = (seen.sum(1) >= 2).any(-1)
     if taught.sum() < 2:
         raise EdgeliftError(
             "training sessions", f"{int(taught.sum())} frames with a joint that two views, or view and label, know",
             "two at the very least", "Check detections and views with `edgelift triangulate`.",
         )  # fmt: skip
-    by_frame = {name: getattr(data, name) for name in ("keypoints", "rays", "camera", "present", "poses")}
-    return replace(data, **{name: tensor[taught] for name, tensor in by_frame.items() if tensor is not None})
+    return taught.nonzero()[:, 0]
 
 
-def fingerprint(sessions: Sequence[Session], with_poses: bool) -> str:
+def fingerprint(sessions: Iterable[Session], with_poses: bool) -> str:
     """Return a sha256 over what training reads: keypoints, times, cameras, and `poses` where they are the labels."""
     digest = hashlib.sha256()
     for s in sessions:

@@ -18,12 +18,13 @@ from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import skeleton
 from edgelift.runtime.evaluate import reference_kind
 from edgelift.trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from edgelift.trainer.data import Batch, MultiView, fingerprint, load_multiview
-from edgelift.trainer.losses import poses_loss, views_loss
-from edgelift.trainer.models import FrameLifter, build_model
+from edgelift.trainer.data import MultiView, fingerprint, load_multiview
+from edgelift.trainer.losses import report_loss, reprojection_loss, target_loss
+from edgelift.trainer.models import Lifter, build_model
 from edgelift.trainer.reference import save_reference
 from edgelift.trainer.settings import TrainSettings
 from edgelift.trainer.validation import validation_mpjpe
+from edgelift.trainer.virtual import VirtualViews
 
 METRICS = "metrics.jsonl"
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -70,13 +71,14 @@ def train(
     facts = _facts(sessions, data, settings, validate)
     torch.manual_seed(settings.seed)
     model = build_model(settings).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+    examples = Examples(data, settings)
     facts = _resume(run, model, optimiser, settings, facts)
     if not facts["epoch"]:
         save_reference(run, validate or sessions, settings, facts["held_out"])
     for epoch in range(facts["epoch"], settings.epochs):
         started = time.perf_counter()
-        loss = train_epoch(model, optimiser, data, settings, epoch)
+        loss = train_epoch(model, optimiser, examples, epoch)
         facts["seconds"] += time.perf_counter() - started
         facts["epoch"] = epoch + 1
         row = {"epoch": epoch + 1, "loss": loss, "seconds": round(facts["seconds"], 3)}
@@ -117,19 +119,76 @@ def _facts(
     }
 
 
-def train_epoch(
-    model: FrameLifter, optimiser: torch.optim.Optimizer, data: MultiView, settings: TrainSettings, epoch: int
-) -> float:
+class Examples:
+    """What a step is made of: frames of a data set, some of them filmed anew, and the loss of the lifted poses."""
+
+    def __init__(self, data: MultiView, settings: TrainSettings) -> None:
+        self.data, self.settings = data, settings
+        self.device = data.keypoints.device
+        self.root = settings.input.skeleton.root
+        self.virtual = VirtualViews(data, settings.input.skeleton) if settings.virtual_views else None
+
+    def loss(self, model: Lifter, index: Tensor) -> Tensor:
+        """Lift the views of the frames of an index (b,) into the taught rows and weigh the poses, metres."""
+        return (self._target_loss if self.settings.targeted else self._views_loss)(model, index)
+
+    def _target_loss(self, model: Lifter, index: Tensor) -> Tensor:
+        keypoints, intrinsics, target = self.draw(index)
+        return target_loss(self.lift(model, keypoints, intrinsics), target, self.root, self.settings.root_weight)
+
+    def _views_loss(self, model: Lifter, index: Tensor) -> Tensor:
+        batch = self.data.batch(index)
+        lifted = self.lift(model, batch.keypoints[batch.present], batch.given[batch.present])
+        poses = lifted.new_zeros(*batch.present.shape, *lifted.shape[1:])
+        poses = poses.masked_scatter(batch.present[..., None, None], lifted)
+        if self.settings.loss == "report":
+            return report_loss(poses, batch)
+        return reprojection_loss(poses, batch, self.root, self.settings.root_weight)
+
+    def draw(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keypoints (n, frames, joints, 3), intrinsics (n, 4) and target (n, joints, 4), camera frame and weight.
+
+        One example a view of the frames; the share `virtual_views` of them is filmed anew by the same cameras. Views
+        that show nobody are left out: they would bend the batch-norm statistics.
+        """
+        data, views = self.data, self.data.camera.shape[1]
+        rows = data.taught[index].repeat_interleave(views)
+        view = torch.arange(views, device=self.device).repeat(len(index))
+        order = torch.randperm(len(rows)).to(self.device)
+        real = order[round(self.settings.virtual_views * len(rows)) :]
+        parts = [self._real(rows[real], view[real])]
+        if self.virtual is not None:
+            new = order[: len(rows) - len(real)]
+            camera = data.camera[rows[new], view[new]]
+            keypoints, target = self.virtual(rows[new], camera)
+            parts.append((keypoints, data.given[camera], target))
+        keypoints, intrinsics, target = (torch.cat(column) for column in zip(*parts, strict=True))
+        shown = (keypoints[:, -1, :, 2] > 0).any(-1)
+        return keypoints[shown], intrinsics[shown], target[shown]
+
+    def _real(self, rows: Tensor, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        camera = self.data.camera[rows, view]
+        keypoints = self.data.view_windows(self.data.keypoints, rows, view)
+        return keypoints, self.data.given[camera], self.data.local_target(rows, camera)
+
+    def lift(self, model: Lifter, keypoints: Tensor, intrinsics: Tensor) -> Tensor:
+        """Forward pass in the run's precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            poses: Tensor = model(keypoints, intrinsics)
+        return poses
+
+
+def train_epoch(model: Lifter, optimiser: torch.optim.Optimizer, examples: Examples, epoch: int) -> float:
     """One pass over the data; returns the mean loss (metres). Its randomness depends on seed and epoch alone."""
+    settings, frames = examples.settings, len(examples.data)
     torch.manual_seed(settings.seed * 100_003 + epoch + 1)  # a resumed run draws what an uninterrupted one would
-    model.train()
-    set_dropout(model, settings.dropout if epoch < settings.dropout_until * settings.epochs else 0.0)
-    steps = max(1, len(data) // settings.batch)
-    total = torch.zeros((), device=data.keypoints.device)
-    order = torch.randperm(len(data)).to(data.keypoints.device)
+    set_mode(model, settings, epoch)
+    steps = max(1, frames // settings.batch)
+    total = torch.zeros((), device=examples.device)
+    order = torch.randperm(frames).to(examples.device)
     for step, index in enumerate(order.tensor_split(steps)):
         set_learning_rate(optimiser, settings, (epoch + step / steps) / settings.epochs)
-        loss = batch_loss(model, data.batch(index), settings)
+        loss = examples.loss(model, index)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -151,31 +210,25 @@ def check_device(device: str) -> None:
         )  # fmt: skip
 
 
-def batch_loss(model: FrameLifter, batch: Batch, settings: TrainSettings) -> Tensor:
-    """Lift every view of a batch and weigh the poses by the run's supervision."""
-    # only views that show the person: empty ones would bend the batch-norm statistics
-    lifted = model(batch.keypoints[batch.present], batch.given[batch.present])
-    poses = lifted.new_zeros(*batch.present.shape, *lifted.shape[1:])
-    poses = poses.masked_scatter(batch.present[..., None, None], lifted)
-    loss = views_loss if settings.supervision == "views" else poses_loss
-    return loss(poses, batch, model.root, settings.root_weight)
-
-
 def set_learning_rate(optimiser: torch.optim.Optimizer, settings: TrainSettings, progress: float) -> None:
-    """Cosine from the settings' rate to zero over the run; progress in [0, 1]."""
+    """Set the rate of the schedule at progress in [0, 1]; `cosine` falls from the settings' rate to zero."""
+    share = 0.5 * (1 + math.cos(math.pi * progress)) if settings.schedule == "cosine" else 1.0
     for group in optimiser.param_groups:
-        group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+        group["lr"] = settings.learning_rate * share
 
 
-def set_dropout(model: nn.Module, p: float) -> None:
-    """Set every dropout layer's probability (batch norm goes on as it was)."""
+def set_mode(model: nn.Module, settings: TrainSettings, epoch: int) -> None:
+    """Set dropout and batch norm for an epoch: each can stop on its own (the report's code stopped both at once)."""
+    model.train()
     for layer in model.modules():
         if isinstance(layer, nn.Dropout):
-            layer.p = p
+            layer.p = settings.dropout if epoch < settings.dropout_until * settings.epochs else 0.0
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.train(epoch < settings.batch_norm_until * settings.epochs)
 
 
 def _resume(
-    run: Path, model: FrameLifter, optimiser: torch.optim.Optimizer, settings: TrainSettings, facts: dict[str, Any]
+    run: Path, model: Lifter, optimiser: torch.optim.Optimizer, settings: TrainSettings, facts: dict[str, Any]
 ) -> dict[str, Any]:
     if not (run / CHECKPOINT).is_file():
         run.mkdir(parents=True, exist_ok=True)
@@ -223,4 +276,5 @@ def describe(settings: TrainSettings) -> str:
     """One line for people."""
     joints = len(skeleton(settings.skeleton).joints)
     label = "label-free, from the other views" if settings.supervision == "views" else "with 3D labels"
-    return f"{settings.model} lifter, {settings.skeleton} ({joints} joints), width {settings.width}, {label}"
+    frames = f", {settings.frames} frames" if settings.frames > 1 else ""
+    return f"{settings.model} lifter{frames}, {settings.skeleton} ({joints} joints), width {settings.width}, {label}"

@@ -1,4 +1,4 @@
-"""Losses in metres; each weighs the root's position and the pose around it apart.
+"""Losses. Those of edgelift are in metres and weigh the root's position and the pose around it apart.
 
 Root and pose differ tenfold in size (depth of one view is barely known), so a joint loss on absolute joints spends the
 network on the root and leaves the pose.
@@ -13,9 +13,15 @@ from edgelift.trainer.data import Batch
 
 TINY_WEIGHT = 1e-6
 TINY_M2 = 1e-10  # keeps the square root's gradient finite at zero; 10 micrometres
+CLAMPED = 1.0  # the report's bound on x/z and y/z
 
 
-def views_loss(poses: Tensor, batch: Batch, root: int, root_weight: float) -> Tensor:
+def target_loss(poses: Tensor, target: Tensor, root: int, root_weight: float) -> Tensor:
+    """Distance in metres: poses (n, joints, 3) from target (n, joints, 4), camera frame and weight."""
+    return _root_and_pose(poses - target[..., :3], target[..., 3], root, root_weight)
+
+
+def reprojection_loss(poses: Tensor, batch: Batch, root: int, root_weight: float) -> Tensor:
     """Label-free: the pose lifted from each view, moved into every view, against the keypoints seen there.
 
     poses (b, views, joints, 3) metres, each in its own camera's frame. A joint's residual is its distance in metres
@@ -23,24 +29,40 @@ def views_loss(poses: Tensor, batch: Batch, root: int, root_weight: float) -> Te
     joint: linear in the pose, defined behind the camera too, and it weighs near and far people alike. All view pairs at
     once, weighted by the observing joint's confidence.
     """
-    world = camera_to_world(poses, batch)
-    local = torch.einsum("bvxy,bujy->buvjx", batch.R, world) + batch.t[:, None, :, None]
+    local = _in_every_view(poses, batch)
     residual = local[..., :2] - local[..., 2:] * batch.rays[:, None]
-    confidence = batch.keypoints[:, :, -1, :, 2]
-    # what one view alone sees has no depth: its loss is least in the camera's centre
-    shared = (confidence > 0).sum(1, keepdim=True) >= 2
-    weight = (confidence * shared)[:, None] * batch.present[:, :, None, None]
+    weight = _seen_weight(batch)[:, None] * batch.present[:, :, None, None]
     return _root_and_pose(residual, weight, root, root_weight)
 
 
-def poses_loss(poses: Tensor, batch: Batch, root: int, root_weight: float) -> Tensor:
-    """With labels: distance in metres from the true pose in each view's camera frame; NaN truth weighs nothing."""
-    if batch.poses is None:
-        raise ValueError("poses_loss needs a data set loaded with supervision 'poses'")
-    known = ~batch.poses.isnan().any(-1)
-    truth = torch.einsum("bvxy,bjy->bvjx", batch.R, batch.poses.nan_to_num()) + batch.t[:, :, None]
-    weight = known[:, None] * batch.present[:, :, None].float()
-    return _root_and_pose(poses - truth, weight, root, root_weight)
+def report_loss(poses: Tensor, batch: Batch) -> Tensor:
+    """The original report's: reprojection plus consistency, in images of width 1 (docs/report.md).
+
+    Reprojection: mean distance of every projection from the keypoints of its view. Consistency: mean distance between
+    the projections of different views' poses into the same view. x/z and y/z are clamped to [-1, 1], as in its code; a
+    joint behind the camera is taken as one just before it.
+    """
+    local = _in_every_view(poses, batch)
+    points = (local[..., :2] / local[..., 2:].clamp(min=1e-3)).clamp(-CLAMPED, CLAMPED)
+    scale = batch.zoom[:, None, :, None, None]
+    points, seen = points * scale, batch.rays[:, None] * scale
+    weight = _seen_weight(batch)[:, None] * batch.present[:, :, None, None]
+    reprojection = weighted_mean_length(points - seen, weight)
+    first, second = torch.triu_indices(points.shape[1], points.shape[1], 1)
+    pairs = torch.minimum(weight[:, first], weight[:, second])
+    return reprojection + weighted_mean_length(points[:, first] - points[:, second], pairs)
+
+
+def _in_every_view(poses: Tensor, batch: Batch) -> Tensor:
+    """(b, from view, into view, joints, 3): poses (b, views, joints, 3), each in its camera's frame, in all frames."""
+    world = camera_to_world(poses, batch)
+    return torch.einsum("bvxy,bujy->buvjx", batch.R, world) + batch.t[:, None, :, None]
+
+
+def _seen_weight(batch: Batch) -> Tensor:
+    """(b, views, joints) confidence; 0 where one view alone sees a joint: its loss is least in the camera's centre."""
+    confidence = batch.keypoints[:, :, -1, :, 2]
+    return confidence * ((confidence > 0).sum(1, keepdim=True) >= 2)
 
 
 def _root_and_pose(residual: Tensor, weight: Tensor, root: int, root_weight: float) -> Tensor:

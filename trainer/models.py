@@ -2,7 +2,8 @@
 
 forward(keypoints (batch, frames, joints, 3) float32 undistorted pixels and confidence,
 intrinsics (batch, 4) fx fy cx cy) -> poses (batch, joints, 3) metres in the camera's frame, root not removed.
-Confidence not > 0 is missing, whatever x, y hold (NaN too): output and gradients are then bit-equal.
+The last frame is the one lifted. Confidence not > 0 is missing, whatever x, y hold (NaN too): output and gradients are
+then bit-equal. Linear layers see 2-D tensors, so that the exported initializers carry the parameters' names.
 """
 
 from __future__ import annotations
@@ -10,69 +11,251 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgelift.poses.skeletons import skeleton
+from edgelift.poses.skeletons import Skeleton, skeleton
 from edgelift.trainer.settings import TrainSettings
 
 START_DEPTH_M = 4.0  # where an untrained lifter puts people: saves the first epoch from crossing a room
+MASKED = -1e4  # added to attention scores of empty frames; -inf would make a window without any frame NaN
+SHARED = -1  # the part of inputs and units that belong to the whole body
+PART_SHARE, SHARED_SHARE = 4, 16  # of a `parts` trunk: each part has width / 4 units, all of them share width / 16
+
+
+class Layout:
+    """Which part of the body every joint and every unit belongs to.
+
+    Units of a part listen to their part and to the shared ones, shared ones to all (split and recombine; Zeng et al.
+    2020). In a dense trunk everything is shared.
+    """
+
+    def __init__(self, skeleton: Skeleton, width: int, parts: bool) -> None:
+        self.root = skeleton.root
+        names = sorted(set(skeleton.parts))
+        self.joints = torch.tensor([names.index(part) if parts else SHARED for part in skeleton.parts])
+        self.units = torch.full((width,), SHARED)
+        if parts:
+            own = torch.arange(len(names)).repeat_interleave(width // PART_SHARE)
+            self.units = torch.cat([own, torch.full((width // SHARED_SHARE,), SHARED)])
+        self.width = len(self.units)
+
+    def inputs(self, shared: int) -> Tensor:
+        """Parts of a frame's features: two coordinates and a visibility a joint, then what is shared."""
+        return torch.cat([self.joints.repeat_interleave(2), self.joints, torch.full((shared,), SHARED)])
+
+    def outputs(self) -> Tensor:
+        """Parts of the poses' coordinates; the root is the whole body's."""
+        parts = self.joints.clone()
+        parts[self.root] = SHARED
+        return parts.repeat_interleave(3)
+
+
+def linear(sources: Tensor, targets: Tensor) -> nn.Linear:
+    """Return a linear layer from units of these parts to units of those."""
+    heard = (sources == targets[:, None]) | (sources == SHARED) | (targets[:, None] == SHARED)
+    return nn.Linear(len(sources), len(targets)) if heard.all() else PartLinear(heard)
+
+
+class PartLinear(nn.Linear):
+    """A linear layer whose weights between different parts are zero and stay it; exported as a plain one."""
+
+    heard: Tensor
+
+    def __init__(self, heard: Tensor) -> None:
+        super().__init__(heard.shape[1], heard.shape[0])
+        self.register_buffer("heard", heard.float(), persistent=False)
+        with torch.no_grad():  # PyTorch's own spread for the number of inputs that are left
+            self.weight.mul_(self.heard * (heard.shape[1] / heard.sum(1, keepdim=True)).sqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs) to (n, outputs)."""
+        weight = self.weight * self.heard if torch.is_grad_enabled() else self.weight  # the product masks the gradient
+        return nn.functional.linear(x, weight, self.bias)
+
+
+def dense(sources: Tensor, targets: Tensor, dropout: float) -> tuple[nn.Module, ...]:
+    """Linear, batch norm, ReLU, dropout; batch norm right behind the linear layer, where the exporter can fold it."""
+    return linear(sources, targets), nn.BatchNorm1d(len(targets)), nn.ReLU(), nn.Dropout(dropout)
+
+
+class Lifter(nn.Module):
+    """What all lifters share: features of every frame in, a root on the centroid's ray and joints around it out."""
+
+    others: Tensor
+
+    def __init__(self, layout: Layout, frames: int) -> None:
+        super().__init__()
+        self.joints, self.root, self.frames = len(layout.joints), layout.root, frames
+        shared = 2 if frames == 1 else 4
+        self.features = layout.inputs(shared)
+        self.flags = torch.tensor([0] * 2 * self.joints + [1] * self.joints + [0] * shared, dtype=torch.bool)
+        self.head = linear(layout.units, layout.outputs())
+        others = torch.ones(1, self.joints, 1)
+        others[0, self.root] = 0
+        self.register_buffer("others", others, persistent=False)
+        with torch.no_grad():
+            self.head.weight.mul_(0.1)
+            self.head.bias.zero_()
+            self.head.bias[3 * self.root + 2] = START_DEPTH_M
+
+    def forward(self, keypoints: Tensor, intrinsics: Tensor) -> Tensor:
+        """Lift (batch, frames, joints, 3) and (batch, 4) to (batch, joints, 3) metres, camera frame."""
+        rays, seen, centroid = normalise(keypoints, intrinsics)
+        features = [(rays - centroid).flatten(2), seen.flatten(2), centroid.flatten(2)]
+        if self.frames > 1:
+            features.append((centroid - centroid[:, -1:]).flatten(2))
+        encoded = self.encode(torch.cat(features, 2).flatten(0, 1), seen)
+        out: Tensor = self.head(encoded).float().view(-1, self.joints, 3)
+        return place(out, centroid[:, -1], self.root, self.others)
+
+    def deaf_to_flags(self, first: nn.Module) -> None:
+        """Let the first layer start without regard for visibility.
+
+        A flag that never changes in training has no gradient: whatever weight it starts with stays, and batch norm has
+        made it large by the day the flag changes (a joint that no training view shows: 20-fold error).
+        """
+        assert isinstance(first, nn.Linear)
+        with torch.no_grad():
+            first.weight[:, self.flags.repeat(first.in_features // len(self.flags))] = 0
+
+    def encode(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Features (batch * frames, n) and visibility (batch, frames, joints, 1) to (batch, units)."""
+        raise NotImplementedError
 
 
 class Residual(nn.Module):
     """Two of (linear, batch norm, ReLU, dropout) beside an identity (Martinez et al. 2017, as the report used it)."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, units: Tensor, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*_dense(width, width, dropout), *_dense(width, width, dropout))
+        self.layers = nn.Sequential(*dense(units, units, dropout), *dense(units, units, dropout))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, width) to (n, width)."""
+        """(n, units) to (n, units)."""
         y: Tensor = self.layers(x)
         return x + y
 
 
-def _dense(inputs: int, width: int, dropout: float) -> tuple[nn.Module, ...]:
-    # batch norm directly behind the linear layer: the exporter can only fold it there
-    return nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout)
-
-
-class FrameLifter(nn.Module):
+class FrameLifter(Lifter):
     """One frame in, one pose out: residual blocks over normalised keypoints and their visibility."""
 
-    others: Tensor
+    def __init__(self, layout: Layout, blocks: int, dropout: float) -> None:
+        super().__init__(layout, 1)
+        residuals = (Residual(layout.units, dropout) for _ in range(blocks))
+        self.trunk = nn.Sequential(*dense(self.features, layout.units, dropout), *residuals)
+        self.deaf_to_flags(self.trunk[0])
 
-    def __init__(self, joints: int, root: int, width: int, blocks: int, dropout: float) -> None:
+    def encode(self, x: Tensor, seen: Tensor) -> Tensor:
+        """See Lifter."""
+        y: Tensor = self.trunk(x)
+        return y
+
+
+class Fold(nn.Module):
+    """Three neighbours to one: a convolution of kernel and stride 3 beside the newest of the three.
+
+    Strides and dilations are the same where only the last frame's output is wanted (Pavllo et al. 2019, 3.2).
+    """
+
+    def __init__(self, units: Tensor, dropout: float) -> None:
         super().__init__()
-        self.joints, self.root = joints, root
-        self.trunk = nn.Sequential(
-            *_dense(3 * joints, width, dropout), *(Residual(width, dropout) for _ in range(blocks))
-        )
-        self.head = nn.Linear(width, 3 * joints)
-        others = torch.ones(1, joints, 1)
-        others[0, root] = 0
-        self.register_buffer("others", others, persistent=False)
-        with torch.no_grad():
-            self.head.weight.mul_(0.1)
-            self.head.bias.zero_()
-            self.head.bias[3 * root + 2] = START_DEPTH_M
+        self.layers = nn.Sequential(*dense(units.repeat(3), units, dropout), *dense(units, units, dropout))
 
-    def forward(self, keypoints: Tensor, intrinsics: Tensor) -> Tensor:
-        """Lift (batch, 1, joints, 3) and (batch, 4) to (batch, joints, 3) metres, camera frame."""
-        rays, seen, centre = normalise(keypoints[:, -1], intrinsics)
-        features = torch.cat([rays.flatten(1), seen.flatten(1)], 1)
-        out: Tensor = self.head(self.trunk(features)).view(-1, self.joints, 3)
-        return place(out, centre, self.root, self.others)
+    def forward(self, x: Tensor) -> Tensor:
+        """(3 n, units) to (n, units)."""
+        triples = x.view(-1, 3, x.shape[-1])
+        y: Tensor = self.layers(triples.flatten(1))
+        return triples[:, -1] + y
+
+
+class TemporalConvolution(Lifter):
+    """A window of 3^n frames, folded three to one until one is left; then residual blocks."""
+
+    def __init__(self, layout: Layout, blocks: int, dropout: float, frames: int) -> None:
+        super().__init__(layout, frames)
+        folds = 0
+        while 3 ** (folds + 2) <= frames:
+            folds += 1
+        self.enter = nn.Sequential(*dense(self.features.repeat(3), layout.units, dropout))
+        self.deaf_to_flags(self.enter[0])
+        self.folds = nn.Sequential(*(Fold(layout.units, dropout) for _ in range(folds)))
+        self.trunk = nn.Sequential(*(Residual(layout.units, dropout) for _ in range(blocks)))
+
+    def encode(self, x: Tensor, seen: Tensor) -> Tensor:
+        """See Lifter."""
+        y: Tensor = self.trunk(self.folds(self.enter(x.view(-1, 3 * x.shape[-1]))))
+        return y
+
+
+class Attention(nn.Module):
+    """A pre-norm transformer layer over the frames of a window; every linear layer sees (batch * frames, units).
+
+    A head lies within one part, so that parts attend on their own.
+    """
+
+    def __init__(self, units: Tensor, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.between = nn.LayerNorm(len(units)), nn.LayerNorm(len(units))
+        self.query, self.key, self.value, self.merge = (linear(units, units) for _ in range(4))
+        wide = units.repeat_interleave(2)
+        self.think = nn.Sequential(linear(units, wide), nn.GELU(), nn.Dropout(dropout), linear(wide, units))
+
+    def forward(self, x: Tensor, bias: Tensor, last_only: bool) -> Tensor:
+        """x (batch * frames, units), bias (batch, 1, 1, frames) added to scores; last_only: (batch, units)."""
+        batch, frames = bias.shape[0], bias.shape[3]
+        normed = self.before(x)
+        asking, slots = (_newest(normed, frames), 1) if last_only else (normed, frames)
+        query = self._split(self.query(asking), slots)
+        key, value = (self._split(layer(normed), frames) for layer in (self.key, self.value))
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
+        mixed = (scores.softmax(-1) @ value).transpose(1, 2).reshape(batch * slots, -1)
+        x = (_newest(x, frames) if last_only else x) + self.merge(mixed)
+        y: Tensor = x + self.think(self.between(x))
+        return y
+
+    def _split(self, x: Tensor, frames: int) -> Tensor:
+        return x.view(-1, frames, self.heads, x.shape[-1] // self.heads).transpose(1, 2)
+
+
+def _newest(x: Tensor, frames: int) -> Tensor:
+    return x.view(-1, frames, x.shape[-1])[:, -1]
+
+
+class Transformer(Lifter):
+    """Attention over the frames of a window; the last layer asks for the newest frame alone.
+
+    Positions are a learned table, newest frame last: the window's grid is regular, so a slot is a moment.
+    """
+
+    def __init__(self, layout: Layout, blocks: int, dropout: float, frames: int, head: int) -> None:
+        super().__init__(layout, frames)
+        self.enter = linear(self.features, layout.units)
+        self.deaf_to_flags(self.enter)
+        self.positions = nn.Parameter(torch.randn(1, frames, layout.width) * 0.02)
+        self.layers = nn.ModuleList(Attention(layout.units, layout.width // head, dropout) for _ in range(blocks))
+        self.leave = nn.LayerNorm(layout.width)
+
+    def encode(self, x: Tensor, seen: Tensor) -> Tensor:
+        """See Lifter."""
+        empty = (seen.sum((2, 3)) == 0).to(x.dtype)
+        bias = (empty * MASKED)[:, None, None]
+        y = (self.enter(x).view(-1, self.frames, self.positions.shape[2]) + self.positions).flatten(0, 1)
+        for number, layer in enumerate(self.layers):
+            y = layer(y, bias, number == len(self.layers) - 1)
+        out: Tensor = self.leave(y)
+        return out
 
 
 def normalise(keypoints: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise (batch, joints, 3): rays (batch, joints, 2), visibility (batch, joints, 1), centroid (batch, 1, 2).
+    """Normalise (batch, frames, joints, 3): rays (..., joints, 2), visibility (..., joints, 1), centroid (..., 1, 2).
 
     Selects before it calculates, so a NaN in a missing joint reaches neither output nor gradient. A missing joint
-    stands at the centroid of the visible ones.
+    stands at the centroid of its frame's visible ones.
     """
     visible = keypoints[..., 2:] > 0
-    focal, centre = intrinsics[:, None, :2], intrinsics[:, None, 2:]
+    focal, centre = intrinsics[:, None, None, :2], intrinsics[:, None, None, 2:]
     rays = (torch.where(visible, keypoints[..., :2], centre) - centre) / focal
     seen = visible.to(rays.dtype)
-    centroid = rays.sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1)
+    centroid = rays.sum(2, keepdim=True) / seen.sum(2, keepdim=True).clamp(min=1)
     return torch.where(visible, rays, centroid), seen, centroid
 
 
@@ -84,7 +267,11 @@ def place(out: Tensor, centroid: Tensor, root: int, others: Tensor) -> Tensor:
     return out * others + position
 
 
-def build_model(settings: TrainSettings) -> FrameLifter:
+def build_model(settings: TrainSettings) -> Lifter:
     """Return an untrained lifter for the settings."""
-    s = skeleton(settings.skeleton)
-    return FrameLifter(len(s.joints), s.root, settings.width, settings.blocks, settings.dropout)
+    layout = Layout(skeleton(settings.skeleton), settings.width, settings.trunk == "parts")
+    if settings.model == "tcn":
+        return TemporalConvolution(layout, settings.blocks, settings.dropout, settings.frames)
+    if settings.model == "transformer":
+        return Transformer(layout, settings.blocks, settings.dropout, settings.frames, settings.width // SHARED_SHARE)
+    return FrameLifter(layout, settings.blocks, settings.dropout)

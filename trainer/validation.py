@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from edgelift.poses.sessions import Session
 from edgelift.runtime.evaluate import Lift, evaluate
-from edgelift.trainer.models import FrameLifter
+from edgelift.trainer.models import Lifter
 from edgelift.trainer.settings import TrainSettings
 
 
-def module_lift(model: FrameLifter, batch: int = 1024) -> Lift:
+def module_lift(model: Lifter, batch: int = 1024) -> Lift:
     """Return a PyTorch lifter as a function of numpy arrays, executed where its weights are."""
     device = model.head.weight.device
 
@@ -29,6 +29,6 @@ def module_lift(model: FrameLifter, batch: int = 1024) -> Lift:
     return lift
 
 
-def validation_mpjpe(model: FrameLifter, sessions: Sequence[Session], settings: TrainSettings) -> float:
+def validation_mpjpe(model: Lifter, sessions: Sequence[Session], settings: TrainSettings) -> float:
     """MPJPE in mm over the sessions' truth, or their triangulation (`reference_kind` says which)."""
     return float(evaluate(module_lift(model), sessions, settings.input)["mpjpe_mm"])

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from edgelift.poses.cameras import camera_to_world, project
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.sessions import Session
+from edgelift.poses.skeletons import skeleton
+from edgelift.trainer.data import MultiView, load_multiview
+from edgelift.trainer.settings import TrainSettings
+from edgelift.trainer.virtual import VirtualViews, _upright
+
+from .conftest import make_sessions
+
+SETTINGS = TrainSettings(width=32, epochs=1, batch=32, skeleton="h36m17")
+H36M = skeleton("h36m17")
+
+
+def filmed(
+    sessions: list[Session], settings: TrainSettings, seed: int = 0
+) -> tuple[MultiView, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All frames of the first view filmed anew: data, cameras (b,), keypoints and target."""
+    torch.manual_seed(seed)
+    data = load_multiview(sessions, settings)
+    camera = data.camera[data.taught, 0]
+    return data, camera, *VirtualViews(data, settings.input.skeleton)(data.taught, camera)
+
+
+@pytest.mark.parametrize("changes", [{}, {"camera_input": "screen"}, {"model": "tcn", "frames": 9}])
+def test_exact_keypoints_give_exact_virtual_views(changes: dict[str, object]) -> None:
+    sessions, settings = make_sessions(3), replace(SETTINGS, **changes)  # type: ignore[arg-type]
+    _, camera, keypoints, target = filmed(sessions, settings)
+    cameras = [c for s in sessions for c in s.rig]
+    if settings.camera_input == "rays":
+        cameras = [replace(c, dist=np.zeros(5)) for c in cameras]
+    for row in range(0, len(keypoints), 7):
+        own = cameras[int(camera[row])]
+        expected = project(camera_to_world(target[row, :, :3].numpy(), own), own)
+        seen = keypoints[row, -1, :, 2].numpy() > 0
+        assert seen.any()
+        np.testing.assert_allclose(keypoints[row, -1, seen, :2].numpy(), expected[seen], atol=0.2)  # teacher: 0.1 mm
+
+
+def test_virtual_people_have_people_s_bones_and_stand_on_the_floor() -> None:
+    sessions = make_sessions(6)
+    data, camera, _, target = filmed(sessions, SETTINGS)
+    world = torch.einsum("byx,bjy->bjx", data.R[camera], target[..., :3] - data.t[camera][:, None])
+    for real, virtual in ((data.target[data.taught][..., :3], world),):
+        for parent, child in H36M.bones:
+            lengths = [(p[:, child] - p[:, parent]).norm(dim=-1) for p in (real, virtual)]
+            # swapped limbs keep their lender's length of that moment; all else is within 2.5 x 3 % of somebody's
+            assert lengths[1].quantile(0.05) > 0.85 * lengths[0].min()
+            assert lengths[1].quantile(0.95) < 1.15 * lengths[0].max()
+    feet = world[:, [H36M.joints.index(f"{side}_ankle") for side in ("left", "right")], 2]
+    assert feet.median().item() == pytest.approx(0.1, abs=0.12)
+
+
+def test_virtual_people_face_everywhere_and_are_mirrored() -> None:
+    data, camera, _, target = filmed(make_sessions(6), SETTINGS)
+    world = torch.einsum("byx,bjy->bjx", data.R[camera], target[..., :3] - data.t[camera][:, None])
+    across = world[:, 1, :2] - world[:, 4, :2]
+    heading = torch.atan2(across[:, 1], across[:, 0])
+    assert torch.histc(heading, 8, -np.pi, np.pi).min() > len(heading) / 20
+    arms = [(world[:, a] - world[:, b]).norm(dim=-1).mean() for a, b in ((11, 12), (14, 15))]
+    assert arms[0].item() == pytest.approx(arms[1].item(), rel=0.03)
+
+
+def test_noise_and_gaps_are_those_of_the_real_views() -> None:
+    sessions = make_sessions(6, noise_px=6.0, noise_model="detector", missing=0.2)
+    data, camera, keypoints, target = filmed(sessions, SETTINGS)
+    seen = keypoints[:, -1, :, 2] > 0
+    assert 1 - seen.float().mean().item() == pytest.approx(0.2, abs=0.05)
+    rays = target[..., :2] / target[..., 2:3]
+    exact = rays * data.given[camera][:, None, :2] + data.given[camera][:, None, 2:]
+    error = (keypoints[:, -1, :, :2] - exact)[seen & (target[..., 3] > 0)]
+    # residuals from the teacher are a little smaller than the noise: the teacher has followed it a part of the way
+    assert 3.5 < error.std().item() < 6.5
+
+
+def test_gaps_in_the_teacher_and_unseen_joints_stay_finite() -> None:
+    sessions = make_sessions(3, missing=0.1)
+    for s in sessions:
+        s.keypoints[:, :, 0] = (np.nan, np.nan, 0)  # nobody ever sees the root
+        s.keypoints[1:, 20:40] = (np.nan, np.nan, 0)
+    for settings in (SETTINGS, replace(SETTINGS, model="tcn", frames=9)):
+        _, _, keypoints, target = filmed(sessions, settings)
+        assert keypoints.isfinite().all()
+        assert target.isfinite().all()
+        assert (target[..., 0, 3] == 0).all()
+        known = target[..., 1:, :3][target[..., 1:, 3] > 0]
+        assert known.abs().max() < 12  # metres from the camera: nobody was thrown away
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_upright_finds_the_vertical_of_any_world(axis: int, sign: float) -> None:
+    rig = make_sessions(1)[0].rig
+    turn = np.roll(np.eye(3), axis, 0) * sign
+    turn *= np.sign(np.linalg.det(turn))
+    R = torch.tensor(np.stack([c.R @ turn.T for c in rig]), dtype=torch.float32)
+    expected = torch.tensor(turn @ [0.0, 0.0, 1.0], dtype=torch.float32)
+    up = _upright(R)
+    torch.testing.assert_close(up[2], expected)
+    torch.testing.assert_close(up @ up.T, torch.eye(3))
+    assert torch.linalg.det(up) > 0
+
+
+def test_the_settings_refuse_virtual_views_without_a_target() -> None:
+    with pytest.raises(EdgeliftError, match="--virtual-views"):
+        replace(SETTINGS, loss="reprojection")

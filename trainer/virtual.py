@@ -1,0 +1,239 @@
+"""Virtual views: people that the teacher reconstructed, changed, and filmed anew, with the real views' own errors.
+
+A site has few people and fewer movements; a lifter that has seen only those fails on the next person. Here limbs change
+owners, joints bend, bones take other people's lengths, the person turns and stands elsewhere, left becomes right. What
+is filmed is then spoilt with residuals (keypoint minus reprojection) and gaps taken from other windows of the real
+views, so that noise, its correlation in time and missing joints are the detector's own and need no model.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from edgelift.poses.skeletons import Skeleton
+from edgelift.trainer.data import MultiView
+
+SWAPPED = 0.2  # probability that a limb comes from another window
+BENT_RAD = {"torso": 0.1, "limb": 0.2}  # standard deviation of a joint's extra rotation, each axis
+LEANT_RAD = 0.1
+OTHERS_BONES = 0.7  # probability that all bones take the lengths of another person
+BONE_SPREAD = 0.03  # standard deviation of a bone's length factor on top
+SHIFT_M = 0.2  # standard deviation of the place on the floor, each axis
+NEAREST_M = 0.3
+SHORTEST_BONE_M = 0.02
+NEAR_AXIS = math.cos(math.radians(30))  # the cameras' mean upward direction this close to an axis means that axis
+FLOOR_QUANTILE = 0.02
+
+
+class VirtualViews:
+    """Films examples from the rows of a data set; draws from torch's global generator."""
+
+    def __init__(self, data: MultiView, skeleton: Skeleton) -> None:
+        self.data, self.skeleton = data, skeleton
+        self.mirror = torch.tensor(skeleton.mirror)
+        sessions = [_rows(data, s) for s in range(len(data.people))]
+        self.up = torch.stack([_upright(data.R[data.camera[part[0]]]) for part in sessions])
+        self.middle = torch.stack([self._middle(part, up) for part, up in zip(sessions, self.up, strict=True)])
+        self.lengths, self.people = self._bone_lengths(sessions)
+        self.residual = self._residuals()
+        self.sightings = (self.residual[..., 2] > 0).any(-1).nonzero()
+
+    def __call__(self, rows: Tensor, camera: Tensor) -> tuple[Tensor, Tensor]:
+        """Film the windows that end at these rows (b,), changed, with these cameras (b,).
+
+        Returns keypoints (b, frames, joints, 3) as the lifter is fed and target (b, joints, 4), camera frame, weight.
+        """
+        session = self.data.session[rows]
+        poses = self._on_stage(rows, session)
+        self._swap_limbs(poses)
+        self._bend(poses[..., :3])
+        poses = self._resize(poses, session)
+        poses = self._turn(poses)
+        return self._film(poses, session, camera)
+
+    # --- the steps, in order; poses (b, frames, joints, 4): stage metres (Z up, floor at 0, middle at 0) and weight ---
+
+    def _on_stage(self, rows: Tensor, session: Tensor) -> Tensor:
+        windows = self.data.windows(self.data.target, rows)
+        xyz = (windows[..., :3].nan_to_num() - self.middle[session][:, None, None]) @ _across(self.up[session])
+        self._stand_in(xyz, windows[..., 3:])
+        return torch.cat([xyz, windows[..., 3:]], -1)
+
+    def _stand_in(self, xyz: Tensor, weight: Tensor) -> None:
+        """Put joints that nobody knows onto their parents, an unknown root amid the known; others hang on them."""
+        known = weight > 0
+        middle = (xyz * known).sum(2) / known.sum(2).clamp(min=1)
+        for joint in (self.skeleton.root, *self.skeleton.outwards):
+            parent = self.skeleton.parents[joint]
+            place = middle if parent < 0 else xyz[:, :, parent]
+            xyz[:, :, joint] = torch.where(known[:, :, joint], xyz[:, :, joint], place)
+
+    def _swap_limbs(self, poses: Tensor) -> None:
+        """Some limbs move as in another window of the batch, turned to face the same way; in place."""
+        lenders = poses.clone()
+        for base, members, pair in _limbs(self.skeleton):
+            taker = (torch.rand(len(poses), device=poses.device) < SWAPPED).nonzero()[:, 0]
+            lender = torch.randint(len(poses), (len(taker),), device=poses.device)
+            own, other = poses[taker], lenders[lender]
+            turn = _about_z(_heading(own, pair) - _heading(other, pair))
+            moved = (other[:, :, members, :3] - other[:, :, base : base + 1, :3]) @ _across(turn)
+            known = torch.minimum(other[:, :, members, 3:], own[:, :, base : base + 1, 3:])
+            own[:, :, members] = torch.cat([own[:, :, base : base + 1, :3] + moved, known], -1)
+            poses[taker] = own
+
+    def _bend(self, xyz: Tensor) -> None:
+        """Turn what lies beyond every joint about it, and the whole body about its root, by a little; in place."""
+        for pivot in (self.skeleton.root, *self.skeleton.outwards):
+            members = list(self.skeleton.beyond(pivot))
+            if members:
+                spread = BENT_RAD["torso" if self.skeleton.parts[pivot] == "torso" else "limb"]
+                spread = LEANT_RAD if pivot == self.skeleton.root else spread
+                turn = _rotation(torch.randn(len(xyz), 3, device=xyz.device) * spread)
+                at = xyz[:, :, pivot : pivot + 1]
+                xyz[:, :, members] = at + (xyz[:, :, members] - at) @ _across(turn)
+
+    def _resize(self, poses: Tensor, session: Tensor) -> Tensor:
+        """Give every bone a new length; the root's height follows the legs'."""
+        b, parents, device = len(poses), self.skeleton.parents, poses.device
+        spread = 1 + BONE_SPREAD * torch.randn(b, len(parents), device=device).clamp(-2.5, 2.5)
+        donor = self.people[torch.randint(len(self.people), (b,), device=device)]
+        exchanged = torch.rand(b, 1, device=device) < OTHERS_BONES
+        factor = (spread + spread[:, self.mirror]) / 2 * torch.where(exchanged, donor / self.lengths[session], 1.0)
+        ankles = [j for j, name in enumerate(self.skeleton.joints) if name.endswith("_ankle")]
+        tall = factor[:, [j for ankle in ankles for j in (ankle, parents[ankle])]].mean(1)[:, None, None]
+        xyz, root = poses[..., :3], self.skeleton.root
+        placed = {root: torch.cat([xyz[:, :, root, :2], xyz[:, :, root, 2:] * tall], -1)}
+        for joint in self.skeleton.outwards:
+            bone = xyz[:, :, joint] - xyz[:, :, parents[joint]]
+            placed[joint] = placed[parents[joint]] + bone * factor[:, joint, None, None]
+        resized = torch.stack([placed[j] for j in range(len(parents))], 2)
+        return torch.cat([resized, poses[..., 3:]], -1)
+
+    def _turn(self, poses: Tensor) -> Tensor:
+        """Mirror every other one, turn all about the middle of the stage, and move them a little on the floor."""
+        b, device = len(poses), poses.device
+        mirrored = torch.rand(b, device=device) < 0.5
+        poses = torch.where(mirrored[:, None, None, None], poses[:, :, self.mirror], poses)
+        turn = _about_z(torch.rand(b, device=device) * 2 * math.pi)
+        turn = torch.where(mirrored[:, None, None], turn * torch.tensor([-1.0, 1, 1], device=device), turn)
+        shift = torch.cat([SHIFT_M * torch.randn(b, 2, device=device), torch.zeros(b, 1, device=device)], -1)
+        return torch.cat([poses[..., :3] @ _across(turn) + shift[:, None, None], poses[..., 3:]], -1)
+
+    def _film(self, poses: Tensor, session: Tensor, camera: Tensor) -> tuple[Tensor, Tensor]:
+        data = self.data
+        R = data.R[camera] @ self.up[session].transpose(1, 2)  # from the stage to the camera
+        t = data.t[camera] + torch.einsum("bxy,by->bx", data.R[camera], self.middle[session])
+        local = poses[..., :3] @ _across(R) + t[:, None, None]
+        row, view = self.sightings[torch.randint(len(self.sightings), (len(poses),), device=poses.device)].T
+        error = data.view_windows(self.residual, row, view)
+        rays = local[..., :2] / local[..., 2:].clamp(min=NEAREST_M) + error[..., :2].nan_to_num()
+        seen = (error[..., 2:] > 0) & (poses[..., 3:] > 0) & (local[..., 2:] > NEAREST_M)
+        pixels = _pixels(rays, data.lens[camera]) * seen
+        return torch.cat([pixels, seen.float()], -1), torch.cat([local[:, -1], poses[:, -1, :, 3:]], -1)
+
+    # --- tables ---
+
+    def _middle(self, part: Tensor, up: Tensor) -> Tensor:
+        """(3,) world metres: the place on the floor about which a session's person moves."""
+        target = self.data.target[part]
+        xyz = target[..., :3][target[..., 3] > 0] @ up.T
+        if not len(xyz):
+            return torch.zeros(3, device=up.device)
+        heights = xyz[:, 2].sort().values
+        stage: Tensor = torch.stack([*xyz[:, :2].mean(0), heights[int(FLOOR_QUANTILE * len(heights))]])
+        return up.T @ stage
+
+    def _residuals(self) -> Tensor:
+        """(rows, views, joints, 3): keypoint minus the target's projection, normalised image, and whether known."""
+        data = self.data
+        R, t = data.R[data.camera], data.t[data.camera]
+        local = torch.einsum("rvxy,rjy->rvjx", R, data.target[..., :3]) + t[:, :, None]
+        known = (data.keypoints[..., 2:] > 0) & (data.target[:, None, :, 3:] > 0) & (local[..., 2:] > NEAREST_M)
+        error = data.rays - local[..., :2] / local[..., 2:].clamp(min=NEAREST_M)
+        return torch.cat([torch.where(known, error, 0.0), known.float()], -1)
+
+    def _bone_lengths(self, sessions: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """(sessions, joints) and (people, joints): length of the bone that ends in each joint; 1 at the root."""
+        target, parents = self.data.target, torch.tensor(self.skeleton.parents).clamp(min=0)
+        bone = (target[..., :3] - target[:, parents, :3]).norm(dim=-1)
+        bone = torch.where((target[..., 3] > 0) & (target[:, parents, 3] > 0), bone, torch.nan)
+        lengths = torch.stack([bone[part].nanmedian(0).values for part in sessions])
+        lengths = torch.where(lengths.isnan(), lengths.nanmedian(0).values, lengths).nan_to_num(1.0)
+        lengths = ((lengths + lengths[:, self.mirror]) / 2).clamp(min=SHORTEST_BONE_M)
+        lengths[:, self.skeleton.root] = 1.0
+        names = sorted(set(self.data.people))
+        own = torch.tensor([names.index(name) for name in self.data.people], device=target.device)
+        return lengths, torch.stack([lengths[own == n].median(0).values for n in range(len(names))])
+
+
+def _rows(data: MultiView, session: int) -> Tensor:
+    return (data.session == session).nonzero()[:, 0]
+
+
+def _upright(R: Tensor) -> Tensor:
+    """(3, 3) from the world to a frame with Z up; R (views, 3, 3). People stand upright in most cameras' images.
+
+    The world axis next to that direction where there is one: calibrations lay an axis along the vertical.
+    """
+    up = -R[:, 1].mean(0)
+    up = up / up.norm().clamp(min=1e-6)
+    axis = torch.zeros_like(up)
+    axis[up.abs().argmax()] = up[up.abs().argmax()].sign()
+    up = axis if float(axis @ up) > NEAR_AXIS else up
+    sideways = torch.linalg.cross(torch.eye(3, device=up.device)[up.abs().argmin()], up)
+    sideways = sideways / sideways.norm()
+    return torch.stack([sideways, torch.linalg.cross(up, sideways), up])
+
+
+def _limbs(skeleton: Skeleton) -> list[tuple[int, list[int], tuple[int, int]]]:
+    """What can change owners: the joint it hangs on, its joints, and the pair of joints that says where it faces."""
+    joints = skeleton.joints
+    hips, shoulders = ((joints.index(f"left_{name}"), joints.index(f"right_{name}")) for name in ("hip", "shoulder"))
+    found = []
+    for part, base, pair in zip(
+        ("left_leg", "right_leg", "left_arm", "right_arm"), (*hips, *shoulders), (hips, hips, shoulders, shoulders),
+        strict=True,
+    ):  # fmt: skip
+        found.append((base, [j for j, own in enumerate(skeleton.parts) if own == part and j != base], pair))
+    upper = [j for j, own in enumerate(skeleton.parts) if not own.endswith("leg") and j != skeleton.root]
+    return [*found, (skeleton.root, upper, hips)]
+
+
+def _heading(poses: Tensor, pair: tuple[int, int]) -> Tensor:
+    """(b,) radians: where the line between two joints points on the floor, in the newest frame."""
+    line = poses[:, -1, pair[0], :2] - poses[:, -1, pair[1], :2]
+    return torch.atan2(line[:, 1], line[:, 0])
+
+
+def _about_z(angle: Tensor) -> Tensor:
+    """(b, 3, 3) rotations about the vertical by (b,) radians."""
+    c, s, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+    return torch.stack([c, -s, zero, s, c, zero, zero, zero, one], -1).view(-1, 3, 3)
+
+
+def _rotation(vector: Tensor) -> Tensor:
+    """(b, 3, 3) rotations from rotation vectors (b, 3), radians (Rodrigues)."""
+    angle = vector.norm(dim=-1)[:, None, None].clamp(min=1e-9)
+    x, y, z = (vector / angle[:, 0]).T
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).view(-1, 3, 3)
+    eye = torch.eye(3, device=vector.device)
+    rotation: Tensor = eye + angle.sin() * cross + (1 - angle.cos()) * (cross @ cross)
+    return rotation
+
+
+def _across(rotation: Tensor) -> Tensor:
+    """Rotations (b, 3, 3) ready for `points (b, frames, joints, 3) @ it`."""
+    return rotation.transpose(1, 2)[:, None]
+
+
+def _pixels(rays: Tensor, lens: Tensor) -> Tensor:
+    """Ideal rays (b, frames, joints, 2) through lenses (b, 9) (OpenCV's five coefficients, as poses/cameras.py)."""
+    fx, fy, cx, cy, k1, k2, p1, p2, k3 = lens.T[:, :, None, None]
+    x, y = rays.unbind(-1)
+    r2 = x * x + y * y
+    factor = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + 2 * (p2 * x + p1 * y)
+    return torch.stack([fx * (x * factor + r2 * p2) + cx, fy * (y * factor + r2 * p1) + cy], -1)
