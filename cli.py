@@ -222,6 +222,10 @@ def train(
     camera_input: Annotated[
         Literal["rays", "screen"], typer.Option(help="rays: known intrinsics at run time.")
     ] = "rays",
+    learn_cameras: Annotated[
+        Literal["none", "extrinsics", "intrinsics", "all"],
+        typer.Option(help="Correct the rig by the people in it first; scale: the given camera distances."),
+    ] = "none",
     dropout: float = 0.0,
     learning_rate: float = 1e-3,
     precision: Annotated[
@@ -229,30 +233,36 @@ def train(
     ] = "fp32",
     validate: Annotated[list[Path] | None, typer.Option(help="Sessions held out: MPJPE every epoch.")] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where PyTorch trains.")] = "cpu",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first (torch.compile).")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a lifter from multi-view 2D keypoints."""
+    """Train a lifter from multi-view 2D keypoints. Several processes share a run under `torchrun -m edgelift.cli`."""
     import matplotlib  # noqa: F401 - for the curve at the end: better to miss it before the first epoch
 
     from edgelift.poses.sessions import load_sessions
-    from edgelift.trainer import fit
+    from edgelift.trainer import fit, parallel
     from edgelift.trainer.settings import TrainSettings
 
     targeted = supervision == "poses" or loss == "teacher"
     settings = TrainSettings(
         skeleton=skeleton, supervision=supervision, loss=loss, model=model, trunk=trunk, camera_input=camera_input,
+        learn_cameras=learn_cameras,
         virtual_views=(0.67 if targeted else 0.0) if virtual_views is None else virtual_views,
         frames=(1 if model == "frame" else 27) if frames is None else frames, width=width, blocks=blocks,
         epochs=epochs, batch=batch, seed=seed, dropout=dropout, learning_rate=learning_rate, precision=precision,
     )  # fmt: skip
+    say.quiet = parallel.rank() > 0
     loaded, held_out = load_sessions(sessions), load_sessions(validate or [])
     say.print(f"{fit.describe(settings)}; {len(loaded)} sessions")
     with _progress("training") as progress:
         result = fit.train(
             loaded, output, settings, held_out,
             lambda epoch, epochs, row: progress(epoch, epochs, _figures(row)),
-            device,
+            device, compiled,
+            lambda done, total: progress(done, total, "sessions prepared"),
         )  # fmt: skip
+    if say.quiet:
+        return
     fit.plot_metrics(output)
     facts = result.to_dict()
     against = f"against {result.validation_against}"

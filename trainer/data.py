@@ -38,7 +38,8 @@ class MultiView:
     reconstructed, or the labels. camera (rows, views) index into tables of cameras: given (cameras, 4) intrinsics the
     lifter is fed; lens (cameras, 9) fx fy cx cy k1 k2 p1 p2 k3 of the pixels it is fed; zoom (cameras,) focal length
     over half an image's width; R (cameras, 3, 3) and t (cameras, 3), world to camera in metres. session (rows,).
-    where: the window that ends at each row. taught (n,): the rows that teach. people: whom each session shows.
+    where: the window that ends at each row. rows_a_slot (sessions,): frames between two slots of a window. taught
+    (n,): the rows that teach. people: whom each session shows.
     """
 
     keypoints: Tensor
@@ -52,6 +53,7 @@ class MultiView:
     R: Tensor
     t: Tensor
     where: Plan
+    rows_a_slot: Tensor
     taught: Tensor
     people: tuple[str, ...]
 
@@ -148,12 +150,13 @@ def load_multiview(
     with contextlib.ExitStack() as files:
         keypoints, seen, target = (_Column(files.enter_context(tempfile.TemporaryFile())) for _ in range(3))
         cameras: list[Camera] = []
-        plans, camera, counts = [], [], []
+        plans, steps, camera, counts = [], [], [], []
         for done, session in enumerate(sessions, 1):
             s = session.to_skeleton(settings.input.skeleton)
             keypoints.append(_padded(_fed(s, settings.input), views))
             seen.append(_padded(_rays(s), views))
             target.append(_target(s, settings))
+            steps.append(settings.input.frame_interval_s / _frame_time(s.timestamps))
             plans.append(plan(s.timestamps, settings.frames, settings.input.frame_interval_s))
             camera.append(np.pad(np.arange(len(s.rig)), (0, views - len(s.rig))) + len(cameras))
             counts.append(len(s.timestamps))
@@ -167,6 +170,7 @@ def load_multiview(
             session=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
             **_camera_tables(cameras, settings.input),
             where=_joined(plans, np.cumsum([0, *counts[:-1]])),
+            rows_a_slot=_table(steps),
             taught=torch.zeros(0, dtype=torch.long),
             people=tuple(session.subject or session.name for session in sessions),
         )
@@ -181,6 +185,11 @@ def _camera_tables(cameras: Sequence[Camera], fed: LifterInput) -> dict[str, Ten
         "R": _table([c.R for c in cameras]),
         "t": _table([c.t for c in cameras]),
     }
+
+
+def _frame_time(timestamps: NDArray[np.float64]) -> float:
+    """Seconds between frames, as a rule; a lone frame is taken as a second."""
+    return float(np.median(np.diff(timestamps))) if len(timestamps) > 1 else 1.0
 
 
 def _joined(plans: Sequence[Plan], first: NDArray[np.int64]) -> Plan:

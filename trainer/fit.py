@@ -18,15 +18,18 @@ from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import skeleton
 from edgelift.runtime.evaluate import reference_kind
 from edgelift.trainer.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from edgelift.trainer.data import MultiView, fingerprint, load_multiview
+from edgelift.trainer.data import MultiView, Prepared, fingerprint, load_multiview
+from edgelift.trainer.learn_cameras import learn_cameras
 from edgelift.trainer.losses import report_loss, reprojection_loss, target_loss
 from edgelift.trainer.models import Lifter, build_model
+from edgelift.trainer.parallel import rank, share, sum_gradients, team, total
 from edgelift.trainer.reference import save_reference
 from edgelift.trainer.settings import TrainSettings
 from edgelift.trainer.validation import validation_mpjpe
 from edgelift.trainer.virtual import VirtualViews
 
 METRICS = "metrics.jsonl"
+RANK_SEEDS = 7_919
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -59,45 +62,58 @@ def train(
     validate: Sequence[Session] = (),
     progress: Progress = lambda epoch, epochs, row: None,
     device: str = "cpu",
+    compiled: bool = False,
+    prepared: Prepared = lambda done, total: None,
 ) -> TrainResult:
     """Train a lifter and leave RUN/checkpoint.safetensors and RUN/metrics.jsonl.
 
     Goes on from RUN's own checkpoint when it was made with the same settings, data and validation; anything else there
     is an EdgeliftError. `validate` sessions steer nothing; they are scored against their poses, or triangulation where
     none has any. device: `cpu` or `cuda`; both draw the same order of frames, and a run may go on on the other one.
+    compiled: the network goes through torch.compile. Under `torchrun` the processes share every step.
     """
     check_device(device)
-    data = load_multiview(sessions, settings).to(device)
-    facts = _facts(sessions, data, settings, validate)
-    torch.manual_seed(settings.seed)
-    model = build_model(settings).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
-    examples = Examples(data, settings)
-    facts = _resume(run, model, optimiser, settings, facts)
-    if not facts["epoch"]:
-        save_reference(run, validate or sessions, settings, facts["held_out"])
-    for epoch in range(facts["epoch"], settings.epochs):
-        started = time.perf_counter()
-        loss = train_epoch(model, optimiser, examples, epoch)
-        facts["seconds"] += time.perf_counter() - started
-        facts["epoch"] = epoch + 1
-        row = {"epoch": epoch + 1, "loss": loss, "seconds": round(facts["seconds"], 3)}
-        if validate:
-            row["validation_mpjpe_mm"] = validation_mpjpe(model.eval(), validate, settings)
-            facts["validation"].append([epoch + 1, row["validation_mpjpe_mm"]])
-        save_checkpoint(run, model, optimiser, settings, facts)
-        with (run / METRICS).open("a") as log:
-            log.write(json.dumps(row) + "\n")
-        progress(epoch + 1, settings.epochs, row)
+    with team(device) as own:
+        learnt = None
+        if settings.learn_cameras != "none":
+            sessions = learnt = learn_cameras(sessions, settings.learn_cameras)
+        data = load_multiview(sessions, settings, prepared).to(own)
+        facts = _facts(sessions, data, settings, validate)
+        facts["learnt_rigs"] = [rig.to_dict() for rig in learnt.rigs.values()] if learnt else []
+        torch.manual_seed(settings.seed)
+        model = build_model(settings).to(own)
+        optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+        facts = _resume(run, model, optimiser, settings, facts)
+        if not facts["epoch"] and rank() == 0:
+            save_reference(run, validate or sessions, settings, facts["held_out"])
+        examples = Examples(data, settings)
+        lifter = torch.compile(model, dynamic=True) if compiled else model
+        for epoch in range(facts["epoch"], settings.epochs):
+            started = time.perf_counter()
+            loss = train_epoch(lifter, optimiser, examples, epoch)  # type: ignore[arg-type]
+            facts["seconds"] += time.perf_counter() - started
+            facts["epoch"] = epoch + 1
+            if rank() == 0:
+                row = _close_epoch(run, model, optimiser, settings, facts, loss, validate)
+                progress(epoch + 1, settings.epochs, row)
     curve = tuple((int(e), float(v)) for e, v in facts["validation"])
-    return TrainResult(
-        settings.epochs,
-        len(data) * settings.epochs,
-        facts["seconds"],
-        run / CHECKPOINT,
-        curve,
-        facts["validation_against"],
-    )
+    frames, checkpoint = len(data) * settings.epochs, run / CHECKPOINT
+    return TrainResult(settings.epochs, frames, facts["seconds"], checkpoint, curve, facts["validation_against"])
+
+
+def _close_epoch(
+    run: Path, model: Lifter, optimiser: torch.optim.Optimizer, settings: TrainSettings, facts: dict[str, Any],
+    loss: float, validate: Sequence[Session],
+) -> dict[str, float]:  # fmt: skip
+    """Validate, save, log; returns the log's row."""
+    row = {"epoch": facts["epoch"], "loss": loss, "seconds": round(facts["seconds"], 3)}
+    if validate:
+        row["validation_mpjpe_mm"] = validation_mpjpe(model.eval(), validate, settings)
+        facts["validation"].append([facts["epoch"], row["validation_mpjpe_mm"]])
+    save_checkpoint(run, model, optimiser, settings, facts)
+    with (run / METRICS).open("a") as log:
+        log.write(json.dumps(row) + "\n")
+    return row
 
 
 def _facts(
@@ -184,16 +200,19 @@ def train_epoch(model: Lifter, optimiser: torch.optim.Optimizer, examples: Examp
     torch.manual_seed(settings.seed * 100_003 + epoch + 1)  # a resumed run draws what an uninterrupted one would
     set_mode(model, settings, epoch)
     steps = max(1, frames // settings.batch)
-    total = torch.zeros((), device=examples.device)
+    losses = torch.zeros((), device=examples.device)
     order = torch.randperm(frames).to(examples.device)
+    if rank():  # the order is everybody's; dropout and virtual views are each process's own
+        torch.manual_seed(torch.initial_seed() + RANK_SEEDS * rank())
     for step, index in enumerate(order.tensor_split(steps)):
         set_learning_rate(optimiser, settings, (epoch + step / steps) / settings.epochs)
-        loss = examples.loss(model, index)
+        loss = examples.loss(model, share(index))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(model)
         optimiser.step()
-        total += loss.detach()
-    mean = total.item() / steps
+        losses += loss.detach()
+    mean = total(losses).item() / steps
     if not math.isfinite(mean):
         raise EdgeliftError(
             f"training loss of epoch {epoch + 1}", f"{mean}", "a finite number", "Lower --learning-rate."

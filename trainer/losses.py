@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgelift.trainer.data import Batch
+from edgelift.trainer.parallel import total
 
 TINY_WEIGHT = 1e-6
 TINY_M2 = 1e-10  # keeps the square root's gradient finite at zero; 10 micrometres
@@ -80,9 +81,9 @@ def _root_and_pose(residual: Tensor, weight: Tensor, root: int, root_weight: flo
 
 
 def weighted_mean_length(vectors: Tensor, weight: Tensor) -> Tensor:
-    """Mean length of vectors (..., d) with weights (...)."""
+    """Mean length of vectors (..., d) with weights (...); of several processes, this one's part of the mean."""
     length = (vectors.square().sum(-1) + TINY_M2).sqrt()
-    return (length * weight).sum() / weight.sum().clamp(min=TINY_WEIGHT)
+    return (length * weight).sum() / total(weight.sum()).clamp(min=TINY_WEIGHT)
 
 
 def camera_to_world(poses: Tensor, batch: Batch) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelift.poses.skeletons import Skeleton, skeleton
+from edgelift.trainer.parallel import BatchNorm
 from edgelift.trainer.settings import TrainSettings
 
 START_DEPTH_M = 4.0  # where an untrained lifter puts people: saves the first epoch from crossing a room
@@ -73,7 +74,7 @@ class PartLinear(nn.Linear):
 
 def dense(sources: Tensor, targets: Tensor, dropout: float) -> tuple[nn.Module, ...]:
     """Linear, batch norm, ReLU, dropout; batch norm right behind the linear layer, where the exporter can fold it."""
-    return linear(sources, targets), nn.BatchNorm1d(len(targets)), nn.ReLU(), nn.Dropout(dropout)
+    return linear(sources, targets), BatchNorm(len(targets)), nn.ReLU(), nn.Dropout(dropout)
 
 
 class Lifter(nn.Module):
@@ -103,8 +104,16 @@ class Lifter(nn.Module):
         if self.frames > 1:
             features.append((centroid - centroid[:, -1:]).flatten(2))
         encoded = self.encode(torch.cat(features, 2).flatten(0, 1), seen)
-        out: Tensor = self.head(encoded).float().view(-1, self.joints, 3)
-        return place(out, centroid[:, -1], self.root, self.others)
+        return place(self.answer(encoded).view(-1, self.joints, 3), centroid[:, -1], self.root, self.others)
+
+    def answer(self, encoded: Tensor) -> Tensor:
+        """(batch, units) to (batch, 3 * joints) metres, never in bfloat16: at 5 m its step is 3 cm."""
+        if not torch.is_autocast_enabled(encoded.device.type):
+            out: Tensor = self.head(encoded)
+            return out
+        with torch.autocast(encoded.device.type, enabled=False):
+            out = self.head(encoded.float())
+            return out
 
     def deaf_to_flags(self, first: nn.Module) -> None:
         """Let the first layer start without regard for visibility.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from edgelift.poses.skeletons import Skeleton
+from edgelift.poses.windows import Plan, sample
 from edgelift.trainer.data import MultiView
 
 SWAPPED = 0.2  # probability that a limb comes from another window
@@ -22,6 +23,8 @@ LEANT_RAD = 0.1
 OTHERS_BONES = 0.7  # probability that all bones take the lengths of another person
 BONE_SPREAD = 0.03  # standard deviation of a bone's length factor on top
 SHIFT_M = 0.2  # standard deviation of the place on the floor, each axis
+SLOWEST, FASTEST = 0.5, 1.5  # pace of a virtual person's movement
+REVERSED = 0.25  # probability that it runs backwards
 NEAREST_M = 0.3
 SHORTEST_BONE_M = 0.02
 NEAR_AXIS = math.cos(math.radians(30))  # the cameras' mean upward direction this close to an axis means that axis
@@ -35,6 +38,7 @@ class VirtualViews:
         self.data, self.skeleton = data, skeleton
         self.mirror = torch.tensor(skeleton.mirror)
         sessions = [_rows(data, s) for s in range(len(data.people))]
+        self.first, self.last = (torch.stack([part[end] for part in sessions]) for end in (0, -1))
         self.up = torch.stack([_upright(data.R[data.camera[part[0]]]) for part in sessions])
         self.middle = torch.stack([self._middle(part, up) for part, up in zip(sessions, self.up, strict=True)])
         self.lengths, self.people = self._bone_lengths(sessions)
@@ -57,10 +61,27 @@ class VirtualViews:
     # --- the steps, in order; poses (b, frames, joints, 4): stage metres (Z up, floor at 0, middle at 0) and weight ---
 
     def _on_stage(self, rows: Tensor, session: Tensor) -> Tensor:
-        windows = self.data.windows(self.data.target, rows)
+        windows = self._play(rows, session)
         xyz = (windows[..., :3].nan_to_num() - self.middle[session][:, None, None]) @ _across(self.up[session])
         self._stand_in(xyz, windows[..., 3:])
         return torch.cat([xyz, windows[..., 3:]], -1)
+
+    def _play(self, rows: Tensor, session: Tensor) -> Tensor:
+        """Windows of the target (b, frames, joints, 4) that end at these rows, slower, faster, or backwards."""
+        where, b, device = self.data.where, len(rows), rows.device
+        frames = where.lower.shape[1]
+        if frames == 1:
+            return self.data.target[rows][:, None]
+        pace = SLOWEST + (FASTEST - SLOWEST) * torch.rand(b, device=device)
+        pace = torch.where(torch.rand(b, device=device) < REVERSED, -pace, pace) * self.data.rows_a_slot[session]
+        at = rows[:, None] - pace[:, None] * torch.arange(frames - 1, -1, -1, device=device)
+        first, last = self.first[session][:, None], self.last[session][:, None]
+        lower = torch.minimum(torch.maximum(at.floor().long(), first), last)
+        upper = torch.minimum(lower + 1, last)
+        played: Tensor = sample(
+            self.data.target, Plan(lower, upper, (at - lower).clamp(0, 1), (at < first) | (at > last)), torch
+        )
+        return played
 
     def _stand_in(self, xyz: Tensor, weight: Tensor) -> None:
         """Put joints that nobody knows onto their parents, an unknown root amid the known; others hang on them."""
@@ -131,7 +152,7 @@ class VirtualViews:
         error = data.view_windows(self.residual, row, view)
         rays = local[..., :2] / local[..., 2:].clamp(min=NEAREST_M) + error[..., :2].nan_to_num()
         seen = (error[..., 2:] > 0) & (poses[..., 3:] > 0) & (local[..., 2:] > NEAREST_M)
-        pixels = _pixels(rays, data.lens[camera]) * seen
+        pixels = through_lens(rays, data.lens[camera][:, None, None]) * seen
         return torch.cat([pixels, seen.float()], -1), torch.cat([local[:, -1], poses[:, -1, :, 3:]], -1)
 
     # --- tables ---
@@ -230,9 +251,9 @@ def _across(rotation: Tensor) -> Tensor:
     return rotation.transpose(1, 2)[:, None]
 
 
-def _pixels(rays: Tensor, lens: Tensor) -> Tensor:
-    """Ideal rays (b, frames, joints, 2) through lenses (b, 9) (OpenCV's five coefficients, as poses/cameras.py)."""
-    fx, fy, cx, cy, k1, k2, p1, p2, k3 = lens.T[:, :, None, None]
+def through_lens(rays: Tensor, lens: Tensor) -> Tensor:
+    """Ideal rays (..., 2) through a lens (..., 9), fx fy cx cy k1 k2 p1 p2 k3, to pixels (as poses.cameras.project)."""
+    fx, fy, cx, cy, k1, k2, p1, p2, k3 = lens.unbind(-1)
     x, y = rays.unbind(-1)
     r2 = x * x + y * y
     factor = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + 2 * (p2 * x + p1 * y)
