@@ -206,7 +206,10 @@ def train(
         float | None,
         typer.Option(help="Share of examples filmed anew, with changed people; 0.67 unless the loss has no target."),
     ] = None,
-    model: Annotated[Literal["frame", "tcn", "transformer"], typer.Option(help="tcn, transformer: windows.")] = "frame",
+    model: Annotated[
+        Literal["frame", "tcn", "transformer", "original"],
+        typer.Option(help="tcn, transformer: windows. original: the report's frame model, for comparison."),
+    ] = "frame",
     frames: Annotated[
         int | None, typer.Option(help="Frames of a window, 0.05 s apart; 27 unless --model frame.")
     ] = None,
@@ -248,7 +251,7 @@ def train(
         skeleton=skeleton, supervision=supervision, loss=loss, model=model, trunk=trunk, camera_input=camera_input,
         learn_cameras=learn_cameras,
         virtual_views=(0.67 if targeted else 0.0) if virtual_views is None else virtual_views,
-        frames=(1 if model == "frame" else 27) if frames is None else frames, width=width, blocks=blocks,
+        frames=(1 if model in ("frame", "original") else 27) if frames is None else frames, width=width, blocks=blocks,
         epochs=epochs, batch=batch, seed=seed, dropout=dropout, learning_rate=learning_rate, precision=precision,
     )  # fmt: skip
     say.quiet = parallel.rank() > 0

@@ -40,11 +40,10 @@ def report_loss(poses: Tensor, batch: Batch) -> Tensor:
     """The original report's: reprojection plus consistency, in images of width 1 (docs/report.md).
 
     Reprojection: mean distance of every projection from the keypoints of its view. Consistency: mean distance between
-    the projections of different views' poses into the same view. x/z and y/z are clamped to [-1, 1], as in its code; a
-    joint behind the camera is taken as one just before it.
+    the projections of different views' poses into the same view. x/z and y/z are clamped to [-1, 1], as in its code.
     """
     local = _in_every_view(poses, batch)
-    points = (local[..., :2] / local[..., 2:].clamp(min=1e-3)).clamp(-CLAMPED, CLAMPED)
+    points = (local[..., :2] / local[..., 2:]).clamp(-CLAMPED, CLAMPED)
     scale = batch.zoom[:, None, :, None, None]
     points, seen = points * scale, batch.rays[:, None] * scale
     weight = _seen_weight(batch)[:, None] * batch.present[:, :, None, None]
@@ -71,8 +70,8 @@ def _root_and_pose(residual: Tensor, weight: Tensor, root: int, root_weight: flo
 
     Where the root is not seen, the weighted mean of the joints that are stands in for it.
     """
-    total = weight.sum(-1, keepdim=True)
-    mean = (residual * weight[..., None]).sum(-2, keepdim=True) / total.clamp(min=TINY_WEIGHT)[..., None]
+    together = weight.sum(-1, keepdim=True).clamp(min=TINY_WEIGHT)
+    mean = (residual * weight[..., None]).sum(-2, keepdim=True) / together[..., None]
     at_root, trust = residual[..., root : root + 1, :], weight[..., root : root + 1]
     anchor = torch.where(trust[..., None] > 0, at_root, mean)
     trust = torch.where(trust > 0, trust, weight.amax(-1, keepdim=True))

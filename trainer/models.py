@@ -158,6 +158,23 @@ class FrameLifter(Lifter):
         return y
 
 
+class OriginalLifter(Lifter):
+    """The report's frame model: no visibility, the root's position as it comes, PyTorch's own first weights."""
+
+    def __init__(self, layout: Layout, blocks: int, dropout: float) -> None:
+        super().__init__(layout, 1)
+        residuals = (Residual(layout.units, dropout) for _ in range(blocks))
+        self.trunk = nn.Sequential(*dense(layout.inputs(0)[: 2 * self.joints], layout.units, dropout), *residuals)
+        self.head = nn.Linear(layout.width, 3 * self.joints)
+
+    def forward(self, keypoints: Tensor, intrinsics: Tensor) -> Tensor:
+        """See Lifter."""
+        rays, _, _ = normalise(keypoints, intrinsics)
+        out = self.answer(self.trunk(rays[:, -1].flatten(1))).view(-1, self.joints, 3)
+        poses: Tensor = out * self.others + out[:, self.root : self.root + 1]
+        return poses
+
+
 class Fold(nn.Module):
     """Three neighbours to one: a convolution of kernel and stride 3 beside the newest of the three.
 
@@ -283,4 +300,5 @@ def build_model(settings: TrainSettings) -> Lifter:
         return TemporalConvolution(layout, settings.blocks, settings.dropout, settings.frames)
     if settings.model == "transformer":
         return Transformer(layout, settings.blocks, settings.dropout, settings.frames, settings.width // SHARED_SHARE)
-    return FrameLifter(layout, settings.blocks, settings.dropout)
+    kind = OriginalLifter if settings.model == "original" else FrameLifter
+    return kind(layout, settings.blocks, settings.dropout)

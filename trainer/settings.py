@@ -12,7 +12,7 @@ from edgelift.poses.windows import CameraInput, LifterInput
 
 Supervision = Literal["views", "poses"]
 Loss = Literal["teacher", "reprojection", "report"]
-Model = Literal["frame", "tcn", "transformer"]
+Model = Literal["frame", "tcn", "transformer", "original"]
 Trunk = Literal["dense", "parts"]
 Precision = Literal["fp32", "bf16"]
 LearnCameras = Literal["none", "extrinsics", "intrinsics", "all"]
@@ -32,6 +32,7 @@ class TrainSettings:
     virtual_views: float = 0.67
     """Fraction of the examples that are filmed anew: the teacher turned, mirrored and varied, with real noise."""
     model: Model = "frame"
+    """`original`: the report's frame model, for comparison."""
     trunk: Trunk = "parts"
     """`parts`: arms, legs and torso have streams of their own beside a small shared one, so that a new pose of known
     parts is no new input. `dense`: every unit sees every joint."""
@@ -91,7 +92,7 @@ class TrainSettings:
     def _frames_fit(self) -> bool:
         if self.model == "tcn":
             return self.frames in (3, 9, 27, 81, 243)
-        return self.frames == 1 if self.model == "frame" else self.frames >= 2
+        return self.frames == 1 if self.model in ("frame", "original") else self.frames >= 2
 
     @property
     def targeted(self) -> bool:
