@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from edgelift.poses.cameras import Camera
 from edgelift.poses.motion import Clip, load_motion
 from edgelift.poses.rigs import read_rig
 from edgelift.poses.sessions import Session
@@ -40,10 +42,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "views_best_long": {"epochs": 80},
     "labels_screen": {"supervision": "poses", "camera_input": "screen"},
     "views_screen": {"camera_input": "screen"},
+    "views_wrong_rig": {},
+    "views_learnt_rig": {"learn_cameras": "all"},
     "views_tcn27": {**TCN},
     "views_tcn81": {**TCN, "frames": 81},
     "views_transformer27": {"model": "transformer", "frames": 27},
 }
+# these train with every camera turned and moved in a random direction, and its focal length wrong
+MISCALIBRATED = ("views_wrong_rig", "views_learnt_rig")
+WRONG_DEG, WRONG_M, WRONG_FOCAL = 1.0, 0.02, 0.02
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,27 @@ def studio(case: Case, testing: bool) -> StudioSettings:
         noise_px=NOISE_PX[case.protocol] if noisy else 0.0, noise_model="detector", missing=MISSING if noisy else 0.0,
         seed=int(testing),
     )  # fmt: skip
+
+
+def miscalibrated(camera: Camera, rng: np.random.Generator) -> Camera:
+    """Turn and move a camera, and stretch its focal length, all by the stated amounts in random directions."""
+    axis, shift = (v / np.linalg.norm(v) for v in rng.normal(size=(2, 3)))
+    x, y, z = axis * np.radians(WRONG_DEG)
+    turn = torch.linalg.matrix_exp(torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]])).numpy()
+    R, K = turn @ camera.R, camera.K.copy()
+    K[:2, :2] *= 1 + WRONG_FOCAL * rng.choice([-1, 1])
+    return replace(camera, R=R, t=-R @ (camera.centre + WRONG_M * shift), K=K)
+
+
+def training_sessions(data: Path, case: Case) -> list[Session]:
+    """The views that train, with the rig that training is told."""
+    filmed = sessions(data, case, testing=False)
+    seen = [session.only(SEEN) for session in filmed] if case.protocol == "M" else filmed
+    if case.recipe not in MISCALIBRATED:
+        return seen
+    rng = np.random.default_rng(case.fold)
+    rig = tuple(miscalibrated(camera, rng) for camera in seen[0].rig)
+    return [replace(session, cameras=rig) for session in seen]
 
 
 def clips(data: Path, case: Case, testing: bool) -> list[Clip]:

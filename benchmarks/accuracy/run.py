@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from protocols import FOLDS, RECIPES, SEEN, Case, clip_of, clips, sessions, studio, through
+from protocols import FOLDS, RECIPES, Case, clip_of, clips, sessions, studio, through, training_sessions
 
 from edgelift.poses.metrics import score
 from edgelift.poses.sessions import Session
@@ -43,12 +43,13 @@ def rows_of(lift: Lift, tests: list[Session], settings: TrainSettings, rig: str)
             }  # fmt: skip
 
 
-def run(data: Path, case: Case, settings: TrainSettings, keep: Path | None) -> dict[str, Any]:
-    training = sessions(data, case, testing=False)
-    seen = [session.only(SEEN) for session in training] if case.protocol == "M" else training
+def run(data: Path, case: Case, settings: TrainSettings, keep: Path | None, device: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = keep / case.name if keep else Path(scratch)
-        result = train(seen, folder, settings, progress=lambda e, n, row: print(case.name, n, row, flush=True))
+        training = training_sessions(data, case)
+        result = train(
+            training, folder, settings, progress=lambda e, n, row: print(case.name, n, row, flush=True), device=device
+        )
         lift = module_lift(load_checkpoint(folder).model())
     rows = list(rows_of(lift, sessions(data, case, testing=True), settings, "own"))
     if case.protocol == "M":
@@ -58,8 +59,9 @@ def run(data: Path, case: Case, settings: TrainSettings, keep: Path | None) -> d
         rows += rows_of(lift, other, settings, "humaneva_S1")
     return {
         "case": vars(case), "settings": settings.to_dict(), "training": result.to_dict() | {"checkpoint": None},
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-                    "cores": os.cpu_count(), "torch": torch.__version__, "date": str(date.today())},
+        "machine": {"device": device, "processor": platform.processor() or platform.machine(),
+                    "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+                    "torch": torch.__version__, "date": str(date.today())},
         "rows": rows,
     }  # fmt: skip
 
@@ -73,11 +75,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--keep", type=Path, help="keep the run, and go on from it, in this folder")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     case = Case(options.protocol, options.fold, options.noise, options.recipe)
-    result = run(options.data, case, case.settings(options.width, options.epochs), options.keep)
+    result = run(options.data, case, case.settings(options.width, options.epochs), options.keep, options.device)
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{case.name}.json"
     path.write_text(json.dumps(result) + "\n")

@@ -58,6 +58,8 @@ ROWS = (
     Row("6, other rig", "unseen / seen camera", "M", "noisy", "views_best", "views_best", 1.15, RELATIVE, OTHER),
     Row("7, H", "sequence / frame", "H", "noisy", "views_tcn27", "views_best", 0.75),
     Row("7, M", "sequence / frame", "M", "noisy", "views_tcn27", "views_best", 0.85),
+    Row("12, not learnt", "wrong rig / true rig", "M", "noisy", "views_wrong_rig", "views_best", 1.20),
+    Row("12", "wrong rig, learnt / true rig", "M", "noisy", "views_learnt_rig", "views_best", 1.05),
     Row("7, exact", "sequence / frame", "M", "exact", "views_tcn27", "views_best", 0.90),
 )
 

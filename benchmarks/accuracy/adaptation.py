@@ -1,0 +1,126 @@
+"""Adaptation of the label-free frame lifter to one take: scored on that take, and on later takes of the same person.
+
+python benchmarks/accuracy/run.py M 0 noisy views_best --data ../shared/data --keep runs -o results   # and exact; folds
+python benchmarks/accuracy/adaptation.py --data ../shared/data --runs runs -o benchmarks/results
+
+Test people of protocol M with more than 80 s: the take is their first clips up to 60 s, later clips are later takes.
+`as reported`: exact keypoints, no virtual views, nothing held out, scored on the take itself. `later take`: noisy
+keypoints, the last camera of the take held out to say when to stop; and all cameras with the default steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from protocols import FOLDS, SEEN, Case, clip_of, sessions
+
+from edgelift.poses.metrics import mixed_mpjpe, root_relative_mpjpe
+from edgelift.poses.sessions import Session
+from edgelift.runtime.evaluate import evaluate
+from edgelift.trainer.adapt import AdaptSettings, adapt
+from edgelift.trainer.checkpoint import Checkpoint, load_checkpoint
+from edgelift.trainer.models import Lifter
+from edgelift.trainer.validation import module_lift
+
+TAKE_S, LEAST_S = 60.0, 80.0
+KINDS = {
+    "as reported": (
+        "exact",
+        AdaptSettings(steps=5000, learning_rate=1e-3, virtual_views=0, held_out_views=0, anchor=0),
+    ),
+    "later take, all views": ("noisy", AdaptSettings(held_out_views=0)),
+    "later take, one view held out": ("noisy", AdaptSettings()),
+}
+MM = ("mixed_mpjpe_mm", "root_relative_mpjpe_mm", "root_error_mm")
+
+
+def takes(tests: list[Session]) -> dict[str, tuple[list[Session], list[Session]]]:
+    """For every person with enough clips: the sessions of the take and of the later takes."""
+    found = {}
+    for person in sorted({s.subject for s in tests}):
+        own = [s for s in tests if s.subject == person]
+        if sum(_seconds(s) for s in own) < LEAST_S:
+            continue
+        take: list[str] = []
+        for clip in dict.fromkeys(clip_of(s) for s in own):
+            if sum(_seconds(s) for s in own if clip_of(s) in take) < TAKE_S:
+                take.append(clip)
+        later = [s for s in own if clip_of(s) not in take]
+        if later:
+            first = [s for s in own if clip_of(s) in take]
+            while sum(map(_seconds, first)) > TAKE_S:
+                first.pop()
+            found[person] = first, later
+    return found
+
+
+def _seconds(session: Session) -> float:
+    return float(session.timestamps[-1] - session.timestamps[0])
+
+
+def figures(model: Lifter, base: Checkpoint, tests: list[Session]) -> dict[str, Any]:
+    """Errors of a lifter on every seen view, and session by session for the intervals."""
+    scores = evaluate(module_lift(model), tests, base.settings.input)
+    return {key: round(scores[key], 2) for key in MM} | {
+        "clips": [
+            [clip_of(s), len(s.timestamps), evaluate(module_lift(model), [s], base.settings.input)[MM[0]]]
+            for s in tests
+        ]
+    }
+
+
+def triangulated(tests: list[Session]) -> dict[str, float]:
+    """The take's own triangulation from all seen views against its truth, joints that two views know."""
+    pairs = [(s.triangulate()[0], s.poses) for s in tests if s.poses is not None]
+    points, truth = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    root = tests[0].skeleton.root
+    return {
+        MM[0]: round(mixed_mpjpe(points, truth, root), 2),
+        MM[1]: round(root_relative_mpjpe(points, truth, root), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="what run.py kept: M0_noisy_views_best, ...")
+    parser.add_argument("--folds", default="0,1,2")
+    parser.add_argument("--kinds", default="0,1,2", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    chosen = [list(KINDS.items())[int(k)] for k in options.kinds.split(",")]
+    rows = []
+    for fold in map(int, options.folds.split(",")):
+        assert fold < len(FOLDS)
+        for kind, (noise, settings) in chosen:
+            case = Case("M", fold, noise, "views_best")
+            base = load_checkpoint(options.runs / case.name)
+            tests = [s.only(SEEN) for s in sessions(options.data, case, testing=True)]
+            for person, (take, later) in takes(tests).items():
+                started = time.perf_counter()
+                adapted = adapt(base, take, settings)
+                rows.append({
+                    "kind": kind, "fold": fold, "person": person, "take_s": round(sum(map(_seconds, take)), 1),
+                    "seconds": round(time.perf_counter() - started, 1), "best_step": adapted.best_step,
+                    "threads": torch.get_num_threads(), "triangulation": triangulated(take),
+                    "before, take": figures(base.model(), base, take),
+                    "after, take": figures(adapted.model, base, take),
+                    "before, later": figures(base.model(), base, later),
+                    "after, later": figures(adapted.model, base, later),
+                })  # fmt: skip
+                print({k: v if not isinstance(v, dict) else v.get(MM[0]) for k, v in rows[-1].items()}, flush=True)
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"adaptation_cpu_{date.today()}.json"
+    path.write_text(json.dumps(rows) + "\n")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
