@@ -242,7 +242,7 @@ def train(
     """Train a lifter from multi-view 2D keypoints. Several processes share a run under `torchrun -m edgelift.cli`."""
     import matplotlib  # noqa: F401 - for the curve at the end: better to miss it before the first epoch
 
-    from edgelift.poses.sessions import load_sessions
+    from edgelift.poses.sessions import SessionFiles
     from edgelift.trainer import fit, parallel
     from edgelift.trainer.settings import TrainSettings
 
@@ -255,7 +255,7 @@ def train(
         epochs=epochs, batch=batch, seed=seed, dropout=dropout, learning_rate=learning_rate, precision=precision,
     )  # fmt: skip
     say.quiet = parallel.rank() > 0
-    loaded, held_out = load_sessions(sessions), load_sessions(validate or [])
+    loaded, held_out = SessionFiles(sessions), SessionFiles(validate or [])
     say.print(f"{fit.describe(settings)}; {len(loaded)} sessions")
     with _progress("training") as progress:
         result = fit.train(

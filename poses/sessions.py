@@ -268,6 +268,21 @@ def find_sessions(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
+class SessionFiles(Sequence[Session]):
+    """The sessions of files and directories, loaded each time they are asked for: recordings may outgrow memory."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self.paths = find_sessions(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [load_session(path) for path in self.paths[index]]
+        return load_session(self.paths[index])
+
+
 def load_sessions(paths: Iterable[Path]) -> list[Session]:
     """Load every session of the files and directories."""
     return [load_session(path) for path in find_sessions(paths)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from edgelift.poses.cameras import rays, triangulate, world_to_camera
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.sessions import Session
+from edgelift.poses.sessions import Session, SessionFiles, save_session
 from edgelift.poses.skeletons import skeleton
 from edgelift.trainer.checkpoint import load_checkpoint
 from edgelift.trainer.data import Batch, MultiView, fingerprint, load_multiview
@@ -18,6 +19,7 @@ from edgelift.trainer.fit import Examples, set_learning_rate, train, train_epoch
 from edgelift.trainer.losses import TINY_M2, reprojection_loss
 from edgelift.trainer.models import Lifter, build_model
 from edgelift.trainer.settings import TrainSettings
+from edgelift.trainer.virtual import VirtualViews
 
 from .conftest import make_sessions
 
@@ -72,6 +74,39 @@ def test_an_interrupted_run_resumes_to_the_same_weights(sessions: list[Session],
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert len((tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def in_a_file(table: torch.Tensor) -> bool:
+    """Whether a tensor's memory is a (nameless) file's."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, end = (int(x, 16) for x in line.split()[0].split("-"))
+        if start <= table.data_ptr() < end:
+            return line.endswith("(deleted)")
+    return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's list of mapped files")
+def test_sessions_are_read_one_at_a_time_and_rows_are_mapped(sessions: list[Session], tmp_path: Path) -> None:
+    for session in sessions:
+        save_session(session, tmp_path / f"{session.name}.npz")
+    alive: list[weakref.ref[Session]] = []
+
+    class Watched(SessionFiles):
+        def __getitem__(self, index: Any) -> Any:
+            assert sum(ref() is not None for ref in alive) <= 2  # what was converted, and its source
+            alive.append(weakref.ref(loaded := super().__getitem__(index)))
+            return loaded
+
+    for settings in (TINY, replace(TINY, learn_cameras="all")):
+        train(Watched([tmp_path]), tmp_path / settings.learn_cameras, settings)
+    data = load_multiview(Watched([tmp_path]), TINY)
+    virtual = VirtualViews(data, TINY.input.skeleton)
+    assert len(alive) > 20
+    for table in (data.keypoints, data.rays, data.target, virtual.residual):
+        assert in_a_file(table)
+    assert not in_a_file(data.keypoints.clone())
+    whole = load_multiview(sessions, TINY)
+    assert torch.equal(whole.keypoints, data.keypoints)
 
 
 def test_a_root_that_is_never_seen_does_not_stop_training(sessions: list[Session], tmp_path: Path) -> None:

@@ -137,6 +137,17 @@ class _Column:
         return torch.from_numpy(np.memmap(self.file, np.float32, "r+", shape=(self.rows, *self.shape)))
 
 
+def stored(parts: Iterable[Tensor], device: torch.device) -> Tensor:
+    """Join float tensors (rows, ...) in a nameless file mapped into memory, or in a GPU's memory."""
+    if device.type != "cpu":
+        return torch.cat(list(parts))
+    with tempfile.TemporaryFile() as file:
+        column = _Column(file)
+        for part in parts:
+            column.append(part.numpy())
+        return column.tensor()
+
+
 def load_multiview(
     sessions: Sequence[Session], settings: TrainSettings, prepared: Prepared = lambda done, total: None
 ) -> MultiView:
@@ -146,11 +157,11 @@ def load_multiview(
     """
     if not len(sessions):
         raise EdgeliftError("training sessions", "none", "at least one", "Name session files or a directory.")
-    views = max([_check(session, settings) for session in sessions])
+    views = max(_check(session, settings) for session in sessions)
     with contextlib.ExitStack() as files:
         keypoints, seen, target = (_Column(files.enter_context(tempfile.TemporaryFile())) for _ in range(3))
         cameras: list[Camera] = []
-        plans, steps, camera, counts = [], [], [], []
+        plans, steps, camera, counts, people = [], [], [], [], []
         for done, session in enumerate(sessions, 1):
             s = session.to_skeleton(settings.input.skeleton)
             keypoints.append(_padded(_fed(s, settings.input), views))
@@ -160,6 +171,7 @@ def load_multiview(
             plans.append(plan(s.timestamps, settings.frames, settings.input.frame_interval_s))
             camera.append(np.pad(np.arange(len(s.rig)), (0, views - len(s.rig))) + len(cameras))
             counts.append(len(s.timestamps))
+            people.append(s.subject or s.name)
             cameras += s.rig
             prepared(done, len(sessions))
         data = MultiView(
@@ -172,7 +184,7 @@ def load_multiview(
             where=_joined(plans, np.cumsum([0, *counts[:-1]])),
             rows_a_slot=_table(steps),
             taught=torch.zeros(0, dtype=torch.long),
-            people=tuple(session.subject or session.name for session in sessions),
+            people=tuple(people),
         )
     return replace(data, taught=_taught(data, settings))
 

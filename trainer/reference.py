@@ -17,13 +17,22 @@ REFERENCE_WINDOWS = 512
 
 
 def save_reference(run: Path, sessions: Sequence[Session], settings: TrainSettings, held_out: bool) -> None:
-    """Keep up to REFERENCE_WINDOWS real windows, evenly over the sessions' views, for export to check parity on."""
-    parts = [_windows(s.to_skeleton(settings.input.skeleton), v, settings) for s in sessions for v in range(len(s.rig))]
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    keep = np.unique(np.linspace(0, len(columns[0]) - 1, REFERENCE_WINDOWS).round().astype(int))
-    keypoints, intrinsics, poses = (column[keep] for column in columns)
-    arrays = {"keypoints": keypoints, "intrinsics": intrinsics, "poses": poses, "held_out": np.array(held_out)}
-    save_arrays(run / REFERENCE, arrays)
+    """Keep REFERENCE_WINDOWS real windows or fewer, evenly over the sessions, for export to check parity on."""
+    chosen = np.unique(np.linspace(0, len(sessions) - 1, REFERENCE_WINDOWS).round().astype(int))
+    parts: list[tuple[NDArray[np.float32], ...]] = []
+    for number in chosen.tolist():
+        session = sessions[number].to_skeleton(settings.input.skeleton)
+        each = -(-REFERENCE_WINDOWS // (len(chosen) * len(session.rig)))
+        parts += [_spread(_windows(session, view, settings), each) for view in range(len(session.rig))]
+    columns = _spread([np.concatenate(column) for column in zip(*parts, strict=True)], REFERENCE_WINDOWS)
+    names = ("keypoints", "intrinsics", "poses")
+    save_arrays(run / REFERENCE, dict(zip(names, columns, strict=True)) | {"held_out": np.array(held_out)})
+
+
+def _spread(columns: Sequence[NDArray[np.float32]], count: int) -> tuple[NDArray[np.float32], ...]:
+    """Take up to `count` rows of every column, evenly."""
+    keep = np.unique(np.linspace(0, len(columns[0]) - 1, count).round().astype(int))
+    return tuple(column[keep] for column in columns)
 
 
 def _windows(session: Session, view: int, settings: TrainSettings) -> tuple[NDArray[np.float32], ...]:

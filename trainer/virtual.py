@@ -8,6 +8,7 @@ views, so that noise, its correlation in time and missing joints are the detecto
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from edgelift.poses.skeletons import Skeleton
 from edgelift.poses.windows import Plan, sample
-from edgelift.trainer.data import MultiView
+from edgelift.trainer.data import MultiView, stored
 
 SWAPPED = 0.2  # probability that a limb comes from another window
 BENT_RAD = {"torso": 0.1, "limb": 0.2}  # standard deviation of a joint's extra rotation, each axis
@@ -25,6 +26,8 @@ BONE_SPREAD = 0.03  # standard deviation of a bone's length factor on top
 SHIFT_M = 0.2  # standard deviation of the place on the floor, each axis
 SLOWEST, FASTEST = 0.5, 1.5  # pace of a virtual person's movement
 REVERSED = 0.25  # probability that it runs backwards
+TILTED_RAD = 0.08  # standard deviation of how much higher or lower, and how much rolled, a camera looks at the person
+NEARER = 0.12  # of the logarithm of its distance
 NEAREST_M = 0.3
 SHORTEST_BONE_M = 0.02
 NEAR_AXIS = math.cos(math.radians(30))  # the cameras' mean upward direction this close to an axis means that axis
@@ -37,13 +40,14 @@ class VirtualViews:
     def __init__(self, data: MultiView, skeleton: Skeleton) -> None:
         self.data, self.skeleton = data, skeleton
         self.mirror = torch.tensor(skeleton.mirror)
-        sessions = [_rows(data, s) for s in range(len(data.people))]
-        self.first, self.last = (torch.stack([part[end] for part in sessions]) for end in (0, -1))
-        self.up = torch.stack([_upright(data.R[data.camera[part[0]]]) for part in sessions])
+        starts = torch.searchsorted(data.session, torch.arange(len(data.people) + 1, device=data.session.device))
+        self.first, self.last = starts[:-1], starts[1:] - 1
+        sessions = [slice(a, b) for a, b in itertools.pairwise(starts.tolist())]
+        self.up = torch.stack([_upright(data.R[data.camera[part.start]]) for part in sessions])
         self.middle = torch.stack([self._middle(part, up) for part, up in zip(sessions, self.up, strict=True)])
         self.lengths, self.people = self._bone_lengths(sessions)
-        self.residual = self._residuals()
-        self.sightings = (self.residual[..., 2] > 0).any(-1).nonzero()
+        self.residual = stored((self._residuals(part) for part in sessions), data.target.device)
+        self.sightings = torch.cat([self._sightings(part) for part in sessions])
 
     def __call__(self, rows: Tensor, camera: Tensor) -> tuple[Tensor, Tensor]:
         """Film the windows that end at these rows (b,), changed, with these cameras (b,).
@@ -147,7 +151,7 @@ class VirtualViews:
         data = self.data
         R = data.R[camera] @ self.up[session].transpose(1, 2)  # from the stage to the camera
         t = data.t[camera] + torch.einsum("bxy,by->bx", data.R[camera], self.middle[session])
-        local = poses[..., :3] @ _across(R) + t[:, None, None]
+        local = self._move_camera(poses[..., :3] @ _across(R) + t[:, None, None])
         row, view = self.sightings[torch.randint(len(self.sightings), (len(poses),), device=poses.device)].T
         error = data.view_windows(self.residual, row, view)
         rays = local[..., :2] / local[..., 2:].clamp(min=NEAREST_M) + error[..., :2].nan_to_num()
@@ -155,9 +159,20 @@ class VirtualViews:
         pixels = through_lens(rays, data.lens[camera][:, None, None]) * seen
         return torch.cat([pixels, seen.float()], -1), torch.cat([local[:, -1], poses[:, -1, :, 3:]], -1)
 
+    def _move_camera(self, local: Tensor) -> Tensor:
+        """Let the cameras (poses (b, frames, joints, 3) in their frames) stand higher, lower, nearer or farther.
+
+        Each goes on looking at where the person is in the newest frame.
+        """
+        b, device = len(local), local.device
+        at = local[:, -1:, self.skeleton.root : self.skeleton.root + 1]
+        tilt = TILTED_RAD * torch.randn(b, 3, device=device) * torch.tensor([1.0, 0.0, 0.5], device=device)
+        distance = (NEARER * torch.randn(b, device=device)).exp()[:, None, None, None]
+        return at * distance + (local - at) @ _across(_rotation(tilt))
+
     # --- tables ---
 
-    def _middle(self, part: Tensor, up: Tensor) -> Tensor:
+    def _middle(self, part: slice, up: Tensor) -> Tensor:
         """(3,) world metres: the place on the floor about which a session's person moves."""
         target = self.data.target[part]
         xyz = target[..., :3][target[..., 3] > 0] @ up.T
@@ -167,31 +182,37 @@ class VirtualViews:
         stage: Tensor = torch.stack([*xyz[:, :2].mean(0), heights[int(FLOOR_QUANTILE * len(heights))]])
         return up.T @ stage
 
-    def _residuals(self) -> Tensor:
+    def _residuals(self, part: slice) -> Tensor:
         """(rows, views, joints, 3): keypoint minus the target's projection, normalised image, and whether known."""
         data = self.data
-        R, t = data.R[data.camera], data.t[data.camera]
-        local = torch.einsum("rvxy,rjy->rvjx", R, data.target[..., :3]) + t[:, :, None]
-        known = (data.keypoints[..., 2:] > 0) & (data.target[:, None, :, 3:] > 0) & (local[..., 2:] > NEAREST_M)
-        error = data.rays - local[..., :2] / local[..., 2:].clamp(min=NEAREST_M)
+        camera, target = data.camera[part], data.target[part]
+        local = torch.einsum("rvxy,rjy->rvjx", data.R[camera], target[..., :3]) + data.t[camera][:, :, None]
+        known = (data.keypoints[part][..., 2:] > 0) & (target[:, None, :, 3:] > 0) & (local[..., 2:] > NEAREST_M)
+        error = data.rays[part] - local[..., :2] / local[..., 2:].clamp(min=NEAREST_M)
         return torch.cat([torch.where(known, error, 0.0), known.float()], -1)
 
-    def _bone_lengths(self, sessions: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _sightings(self, part: slice) -> Tensor:
+        """(n, 2) rows and views of a session that show a joint whose residual is known."""
+        found = (self.residual[part][..., 2] > 0).any(-1).nonzero()
+        found[:, 0] += part.start
+        return found
+
+    def _bone_lengths(self, sessions: list[slice]) -> tuple[Tensor, Tensor]:
         """(sessions, joints) and (people, joints): length of the bone that ends in each joint; 1 at the root."""
-        target, parents = self.data.target, torch.tensor(self.skeleton.parents).clamp(min=0)
-        bone = (target[..., :3] - target[:, parents, :3]).norm(dim=-1)
-        bone = torch.where((target[..., 3] > 0) & (target[:, parents, 3] > 0), bone, torch.nan)
-        lengths = torch.stack([bone[part].nanmedian(0).values for part in sessions])
+        lengths = torch.stack([self._session_bones(part) for part in sessions])
         lengths = torch.where(lengths.isnan(), lengths.nanmedian(0).values, lengths).nan_to_num(1.0)
         lengths = ((lengths + lengths[:, self.mirror]) / 2).clamp(min=SHORTEST_BONE_M)
         lengths[:, self.skeleton.root] = 1.0
         names = sorted(set(self.data.people))
-        own = torch.tensor([names.index(name) for name in self.data.people], device=target.device)
+        own = torch.tensor([names.index(name) for name in self.data.people], device=lengths.device)
         return lengths, torch.stack([lengths[own == n].median(0).values for n in range(len(names))])
 
-
-def _rows(data: MultiView, session: int) -> Tensor:
-    return (data.session == session).nonzero()[:, 0]
+    def _session_bones(self, part: slice) -> Tensor:
+        target, parents = self.data.target[part], torch.tensor(self.skeleton.parents).clamp(min=0)
+        bone = (target[..., :3] - target[:, parents, :3]).norm(dim=-1)
+        known = (target[..., 3] > 0) & (target[:, parents, 3] > 0)
+        median: Tensor = torch.where(known, bone, torch.nan).nanmedian(0).values
+        return median
 
 
 def _upright(R: Tensor) -> Tensor:
