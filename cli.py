@@ -206,6 +206,9 @@ def train(
         float | None,
         typer.Option(help="Share of examples filmed anew, with changed people; 0.67 unless the loss has no target."),
     ] = None,
+    camera_variation: Annotated[
+        float, typer.Option(help="Let virtual cameras stand elsewhere: 1 for lifters that will meet other cameras.")
+    ] = 0.0,
     model: Annotated[
         Literal["frame", "tcn", "transformer", "original"],
         typer.Option(help="tcn, transformer: windows. original: the report's frame model, for comparison."),
@@ -249,7 +252,7 @@ def train(
     targeted = supervision == "poses" or loss == "teacher"
     settings = TrainSettings(
         skeleton=skeleton, supervision=supervision, loss=loss, model=model, trunk=trunk, camera_input=camera_input,
-        learn_cameras=learn_cameras,
+        learn_cameras=learn_cameras, camera_variation=camera_variation,
         virtual_views=(0.67 if targeted else 0.0) if virtual_views is None else virtual_views,
         frames=(1 if model in ("frame", "original") else 27) if frames is None else frames, width=width, blocks=blocks,
         epochs=epochs, batch=batch, seed=seed, dropout=dropout, learning_rate=learning_rate, precision=precision,

@@ -27,10 +27,12 @@ def filmed(
     torch.manual_seed(seed)
     data = load_multiview(sessions, settings)
     camera = data.camera[data.taught, 0]
-    return data, camera, *VirtualViews(data, settings.input.skeleton)(data.taught, camera)
+    return data, camera, *VirtualViews(data, settings.input.skeleton, settings.camera_variation)(data.taught, camera)
 
 
-@pytest.mark.parametrize("changes", [{}, {"camera_input": "screen"}, {"model": "tcn", "frames": 9}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"camera_input": "screen"}, {"model": "tcn", "frames": 9}, {"camera_variation": 1.0}]
+)
 def test_exact_keypoints_give_exact_virtual_views(changes: dict[str, object]) -> None:
     sessions, settings = make_sessions(3), replace(SETTINGS, **changes)  # type: ignore[arg-type]
     _, camera, keypoints, target = filmed(sessions, settings)
@@ -67,6 +69,20 @@ def test_virtual_people_face_everywhere_and_are_mirrored() -> None:
     assert torch.histc(heading, 8, -np.pi, np.pi).min() > len(heading) / 20
     arms = [(world[:, a] - world[:, b]).norm(dim=-1).mean() for a, b in ((11, 12), (14, 15))]
     assert arms[0].item() == pytest.approx(arms[1].item(), rel=0.03)
+
+
+def test_varied_cameras_stand_elsewhere_and_look_at_the_same_person() -> None:
+    sessions, sizes, places = make_sessions(6), [], []
+    for variation in (0.0, 1.0):
+        _, _, _, target = filmed(sessions, replace(SETTINGS, camera_variation=variation))
+        height = target[:, 10, :3] - target[:, [3, 6], :3].mean(1)
+        sizes.append(height.norm(dim=-1).median().item())
+        places.append(target[:, 0, 2].std().item())
+        leans = torch.atan2(height[:, 2], -height[:, 1]).std().item()
+        places.append(leans)
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
+    assert places[2] > 1.3 * places[0]  # depth
+    assert places[3] > 1.1 * places[1]  # pitch
 
 
 def test_noise_and_gaps_are_those_of_the_real_views() -> None:

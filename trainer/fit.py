@@ -142,7 +142,9 @@ class Examples:
         self.data, self.settings = data, settings
         self.device = data.keypoints.device
         self.root = settings.input.skeleton.root
-        self.virtual = VirtualViews(data, settings.input.skeleton) if settings.virtual_views else None
+        self.virtual = None
+        if settings.virtual_views:
+            self.virtual = VirtualViews(data, settings.input.skeleton, settings.camera_variation)
 
     def loss(self, model: Lifter, index: Tensor) -> Tensor:
         """Lift the views of the frames of an index (b,) into the taught rows and weigh the poses, metres."""

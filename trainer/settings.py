@@ -31,6 +31,9 @@ class TrainSettings:
     of all views, in metres. `report`: reprojection and consistency in images of width 1."""
     virtual_views: float = 0.67
     """Fraction of the examples that are filmed anew: the teacher turned, mirrored and varied, with real noise."""
+    camera_variation: float = 0.0
+    """How much elsewhere virtual cameras stand. 0: exactly where the real ones do, the best for a site that keeps its
+    cameras. 1: a decimetre or several, for lifters that meet cameras they were not trained on."""
     model: Model = "frame"
     """`original`: the report's frame model, for comparison."""
     trunk: Trunk = "parts"
@@ -65,6 +68,13 @@ class TrainSettings:
         self._check_choices()
         for flag, value, ok, expected in (
             ("--virtual-views", self.virtual_views, 0 <= self.virtual_views <= 1, "from 0 to 1"),
+            ("--camera-variation", self.camera_variation, 0 <= self.camera_variation <= 3, "from 0 to 3"),
+            (
+                "--camera-variation",
+                self.camera_variation,
+                self.virtual_views > 0 or not self.camera_variation,
+                "0 without virtual views",
+            ),
             ("--frames", self.frames, self._frames_fit(), "1 for frame; 3, 9, 27, 81 or 243 for tcn; 2 or more else"),
             ("--width", self.width, self.width >= 16 and self.width % 16 == 0, "a multiple of 16"),
             ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),

@@ -37,8 +37,8 @@ FLOOR_QUANTILE = 0.02
 class VirtualViews:
     """Films examples from the rows of a data set; draws from torch's global generator."""
 
-    def __init__(self, data: MultiView, skeleton: Skeleton) -> None:
-        self.data, self.skeleton = data, skeleton
+    def __init__(self, data: MultiView, skeleton: Skeleton, camera_variation: float = 0.0) -> None:
+        self.data, self.skeleton, self.camera_variation = data, skeleton, camera_variation
         self.mirror = torch.tensor(skeleton.mirror)
         starts = torch.searchsorted(data.session, torch.arange(len(data.people) + 1, device=data.session.device))
         self.first, self.last = starts[:-1], starts[1:] - 1
@@ -164,10 +164,17 @@ class VirtualViews:
 
         Each goes on looking at where the person is in the newest frame.
         """
+        if not self.camera_variation:
+            return local
         b, device = len(local), local.device
         at = local[:, -1:, self.skeleton.root : self.skeleton.root + 1]
-        tilt = TILTED_RAD * torch.randn(b, 3, device=device) * torch.tensor([1.0, 0.0, 0.5], device=device)
-        distance = (NEARER * torch.randn(b, device=device)).exp()[:, None, None, None]
+        tilt = (
+            self.camera_variation
+            * TILTED_RAD
+            * torch.randn(b, 3, device=device)
+            * torch.tensor([1.0, 0.0, 0.5], device=device)
+        )
+        distance = (self.camera_variation * NEARER * torch.randn(b, device=device)).exp()[:, None, None, None]
         return at * distance + (local - at) @ _across(_rotation(tilt))
 
     # --- tables ---

@@ -40,6 +40,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "views_best": {},
     "views_best_dense": {"trunk": "dense"},
     "views_best_long": {"epochs": 80},
+    "views_other_cameras": {"camera_variation": 1.0},
     "views_best_half": {"virtual_views": 0.5},
     "views_best_wide": {"width": 768},
     "labels_screen": {"supervision": "poses", "camera_input": "screen"},
