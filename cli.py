@@ -378,7 +378,7 @@ def _print_scores(scores: dict[str, Any]) -> None:
 @app.command(epilog="Example: edgelift demo -o demo")
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory for everything it makes.")] = Path("demo"),
-    epochs: int = 12,
+    epochs: int = 8,
     width: int = 512,
     seed: int = 0,
     as_json: Json = False,

@@ -3,7 +3,7 @@
 python benchmarks/labels_vs_views.py --data ../shared/data --width 512 --epochs 30 -o benchmarks/results
 
 Real motion (cmu17, `mix` left out) through Human3.6M's S9 rig, cameras 0-2, 20 fps, 6 s windows, 5 px noise; the given
-test split by subject. Both runs' settings differ in nothing but `supervision`.
+test split by subject. Both runs differ in nothing but what they compare with: the views' rays, or the labels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def sessions(data: Path, split: str, seed: int, noise_px: float) -> list[Session
 
 def run(supervision: Supervision, options: argparse.Namespace, training: list[Session], test: list[Session]) -> object:
     settings = TrainSettings(
-        supervision=supervision, width=options.width, epochs=options.epochs, seed=options.seed
+        supervision=supervision, loss="reprojection" if supervision == "views" else "teacher", virtual_views=0.0,
+        trunk="dense", dropout=0.1, width=options.width, epochs=options.epochs, seed=options.seed,
     )  # fmt: skip
     folder = options.keep / supervision if options.keep else Path(tempfile.mkdtemp())
 
