@@ -53,6 +53,14 @@ def test_the_loss_is_the_report_s_written_out() -> None:
     assert report_loss(poses, batch).item() == pytest.approx(float(expected), rel=1e-3)
 
 
+def test_a_joint_in_the_camera_s_own_plane_has_a_finite_gradient() -> None:
+    data = load_multiview(make_sessions(1), TINY)
+    poses = torch.zeros(len(data), 3, 17, 3, requires_grad=True)
+    report_loss(poses, data.batch(torch.arange(len(data)))).backward()  # type: ignore[no-untyped-call]
+    assert poses.grad is not None
+    assert poses.grad.isfinite().all()
+
+
 def test_the_frame_model_knows_no_visibility_and_its_root_is_free() -> None:
     torch.manual_seed(0)
     model = build_model(TINY).eval()

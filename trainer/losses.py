@@ -14,6 +14,7 @@ from edgelift.trainer.parallel import total
 
 TINY_WEIGHT = 1e-6
 TINY_M2 = 1e-10  # keeps the square root's gradient finite at zero; 10 micrometres
+TINY_DEPTH_M = 1e-6
 CLAMPED = 1.0  # the report's bound on x/z and y/z
 
 
@@ -43,7 +44,8 @@ def report_loss(poses: Tensor, batch: Batch) -> Tensor:
     the projections of different views' poses into the same view. x/z and y/z are clamped to [-1, 1], as in its code.
     """
     local = _in_every_view(poses, batch)
-    points = (local[..., :2] / local[..., 2:]).clamp(-CLAMPED, CLAMPED)
+    depth = torch.where(local[..., 2:].abs() < TINY_DEPTH_M, TINY_DEPTH_M, local[..., 2:])  # 0 / 0 has no gradient
+    points = (local[..., :2] / depth).clamp(-CLAMPED, CLAMPED)
     scale = batch.zoom[:, None, :, None, None]
     points, seen = points * scale, batch.rays[:, None] * scale
     weight = _seen_weight(batch)[:, None] * batch.present[:, :, None, None]
