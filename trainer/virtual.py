@@ -18,7 +18,8 @@ from edgelift.poses.skeletons import Skeleton
 from edgelift.poses.windows import Plan, sample
 from edgelift.trainer.data import MultiView, stored
 
-SWAPPED = 0.2  # probability that a limb comes from another window
+CHANGED = 0.5  # of the people; the others only turn and move: what people often do has to stay the most likely
+SWAPPED = 0.2  # probability that a changed one's limb comes from another window
 BENT_RAD = {"torso": 0.1, "limb": 0.2}  # standard deviation of a joint's extra rotation, each axis
 LEANT_RAD = 0.1
 OTHERS_BONES = 0.7  # probability that all bones take the lengths of another person
@@ -56,11 +57,10 @@ class VirtualViews:
         """
         session = self.data.session[rows]
         poses = self._on_stage(rows, session)
-        self._swap_limbs(poses)
-        self._bend(poses[..., :3])
-        poses = self._resize(poses, session)
-        poses = self._turn(poses)
-        return self._film(poses, session, camera)
+        changed = (torch.rand(len(rows), device=rows.device) < CHANGED).nonzero()[:, 0]
+        if len(changed):
+            poses[changed] = self._change(poses[changed], session[changed])
+        return self._film(self._turn(poses), session, camera)
 
     # --- the steps, in order; poses (b, frames, joints, 4): stage metres (Z up, floor at 0, middle at 0) and weight ---
 
@@ -95,6 +95,11 @@ class VirtualViews:
             parent = self.skeleton.parents[joint]
             place = middle if parent < 0 else xyz[:, :, parent]
             xyz[:, :, joint] = torch.where(known[:, :, joint], xyz[:, :, joint], place)
+
+    def _change(self, poses: Tensor, session: Tensor) -> Tensor:
+        self._swap_limbs(poses)
+        self._bend(poses[..., :3])
+        return self._resize(poses, session)
 
     def _swap_limbs(self, poses: Tensor) -> None:
         """Some limbs move as in another window of the batch, turned to face the same way; in place."""
