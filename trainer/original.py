@@ -96,14 +96,15 @@ def table_1(
 ) -> list[dict[str, Any]]:
     """Train and score every row of Table 1; runs lie under `folder`, and a second call goes on from them.
 
-    Figures are mm: `mixed_mpjpe_mm` is the report's (the root absolute, all other joints relative to it).
+    Figures are mm: `mixed_mpjpe_mm` is the report's (the root absolute, all other joints relative to it). `curve`, of
+    the frame models: epoch and MPJPE on the test views, all joints absolute.
     """
     rows = []
     base = settings_of(protocol, width)
     for name, settings in variants(base).items():
         result = train(training, folder / name.replace(" ", "_"), settings, test, _told(name, say))
         lifter = load_checkpoint(result.checkpoint).model()
-        rows.append({"row": name, **_score(lifter, test, settings)})
+        rows.append({"row": name, **_score(lifter, test, settings), "curve": result.validation})
         say(f"{name}: {rows[-1]['mixed_mpjpe_mm']:.1f} mm")
         if settings is base:
             adapted = adapt_as_reported(lifter, test, settings, protocol.adapt_epochs)
