@@ -30,6 +30,7 @@ from edgelift.trainer.models import Lifter
 from edgelift.trainer.validation import module_lift
 
 TAKE_S, LEAST_S = 60.0, 80.0
+DRAWS = 10_000
 KINDS = {
     "as reported": (
         "exact",
@@ -87,6 +88,32 @@ def triangulated(tests: list[Session]) -> dict[str, float]:
     }
 
 
+def summary(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """All people of a kind together: after / before on the take and on later takes, intervals by clip."""
+    figure: dict[str, Any] = {"kind": kind, "people": len(rows), "seconds": max(row["seconds"] for row in rows)}
+    for where in ("take", "later"):
+        before, after = ([_clips(row, f"{when}, {where}") for row in rows] for when in ("before", "after"))
+        sums = np.array([np.concatenate(side) for side in (before, after)])  # (when, clips, error sum and frames)
+        draws = np.random.default_rng(0).integers(sums.shape[1], size=(DRAWS, sums.shape[1]))
+        (b, n), (a, _) = sums.sum(1)
+        drawn = sums[:, draws, 0].sum(-1)
+        figure[where] = {
+            "before_mm": round(b / n, 2), "after_mm": round(a / n, 2), "ratio": round(a / b, 3),
+            "interval": [round(float(q), 3) for q in np.quantile(drawn[1] / drawn[0], (0.025, 0.975))],
+        }  # fmt: skip
+    weights = [_clips(row, "after, take")[:, 1].sum() for row in rows]
+    triangulation = np.average([row["triangulation"][MM[0]] for row in rows], weights=weights)
+    return figure | {"triangulation_mm": round(float(triangulation), 2)}
+
+
+def _clips(row: dict[str, Any], key: str) -> np.ndarray:
+    """(clips, 2): error times frames, and frames."""
+    sums: dict[str, np.ndarray] = {}
+    for clip, frames, error in row[key]["clips"]:
+        sums[clip] = np.add(sums.get(clip, np.zeros(2)), (error * frames, frames))
+    return np.array(list(sums.values()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -118,7 +145,10 @@ def main() -> None:
                 print({k: v if not isinstance(v, dict) else v.get(MM[0]) for k, v in rows[-1].items()}, flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"adaptation_cpu_{date.today()}.json"
-    path.write_text(json.dumps(rows) + "\n")
+    table = [summary(kind, [row for row in rows if row["kind"] == kind]) for kind, _ in chosen]
+    for line in table:
+        print(json.dumps(line))
+    path.write_text(json.dumps({"summary": table, "rows": rows}) + "\n")
     print(f"wrote {path}")
 
 
