@@ -2,15 +2,16 @@
 
 python benchmarks/throughput.py -o benchmarks/results
 
-The loop lifts a whole batch at once, as the trainer does, and then goes through samples and view pairs in Python, in
-fp32, as the original did. Beside it: the same loss vectorised, in fp32 and with bf16 autocast, and the default
-training (teacher and virtual views, bf16). `network_share`: time of the lifter's own forward and backward pass on the
+The loop is of the original report's kind: its network and loss in fp32, the batch lifted at once, then samples and view
+pairs in Python. Beside it: the same vectorised, in fp32 and with bf16 autocast, and the default training (teacher and
+virtual views, bf16). `network_share`: time of the lifter's own forward and backward pass on the
 very examples of a step, over the time of the whole step (drawing the examples, loss and optimiser included).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -26,32 +27,40 @@ from edgelift.poses.person import clips
 from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.trainer.data import Batch, load_multiview
 from edgelift.trainer.fit import Examples
-from edgelift.trainer.losses import TINY_M2
+from edgelift.trainer.losses import CLAMPED, TINY_DEPTH_M, TINY_M2
 from edgelift.trainer.models import Lifter, build_model
 from edgelift.trainer.settings import TrainSettings
 
 
-def looped_loss(model: Lifter, batch: Batch, root_weight: float) -> Tensor:
-    """reprojection_loss, one sample and one view pair at a time."""
+def looped_loss(model: Lifter, batch: Batch) -> Tensor:
+    """report_loss, one sample, one view pair at a time."""
     samples, views = batch.present.shape
     poses = model(batch.keypoints.flatten(0, 1), batch.given.flatten(0, 1)).view(samples, views, -1, 3)
-    root = model.root
-    sums = [torch.zeros(()) for _ in range(4)]  # root, its weight, pose, its weight
+    apart, weights = ([torch.zeros(()), torch.zeros(())] for _ in range(2))  # of reprojection and consistency
     for n in range(samples):
-        for i in range(views):
-            world = (poses[n, i] - batch.t[n, i]) @ batch.R[n, i]
-            for j in range(views):
-                local = world @ batch.R[n, j].T + batch.t[n, j]
-                seen = batch.keypoints[n, j, -1]
-                residual = local[:, :2] - local[:, 2:] * batch.rays[n, j]
-                trust = seen[:, 2] * batch.present[n, i]
-                shared = torch.minimum(trust, trust[root])
-                sums[0] = sums[0] + trust[root] * (residual[root].square().sum() + TINY_M2).sqrt()
-                sums[1] = sums[1] + trust[root]
-                relative = ((residual - residual[root]).square().sum(-1) + TINY_M2).sqrt()
-                sums[2] = sums[2] + (shared * relative).sum()
-                sums[3] = sums[3] + shared.sum()
-    return sums[2] / sums[3] + root_weight * sums[0] / sums[1]
+        known = (batch.keypoints[n, :, -1, :, 2] > 0).sum(0) >= 2
+        points = [[project(poses[n, i], batch, n, i, j) for i in range(views)] for j in range(views)]
+        for j in range(views):
+            trust = batch.keypoints[n, j, -1, :, 2] * known
+            for i in range(views):
+                add(apart, weights, 0, points[j][i] - batch.rays[n, j] * batch.zoom[n, j], trust * batch.present[n, i])
+            for a, b in itertools.combinations(range(views), 2):
+                both = torch.minimum(batch.present[n, a], batch.present[n, b])
+                add(apart, weights, 1, points[j][a] - points[j][b], trust * both)
+    return apart[0] / weights[0] + apart[1] / weights[1]
+
+
+def project(pose: Tensor, batch: Batch, n: int, i: int, j: int) -> Tensor:
+    """(joints, 2): a pose (joints, 3) of view i in the image of view j, of width 1 and clamped."""
+    world = (pose - batch.t[n, i]) @ batch.R[n, i]
+    local = world @ batch.R[n, j].T + batch.t[n, j]
+    depth = torch.where(local[:, 2:].abs() < TINY_DEPTH_M, TINY_DEPTH_M, local[:, 2:])
+    return (local[:, :2] / depth).clamp(-CLAMPED, CLAMPED) * batch.zoom[n, j]
+
+
+def add(apart: list[Tensor], weights: list[Tensor], term: int, difference: Tensor, weight: Tensor) -> None:
+    apart[term] = apart[term] + (weight * (difference.square().sum(-1) + TINY_M2).sqrt()).sum()
+    weights[term] = weights[term] + weight.sum()
 
 
 class Trainee:
@@ -92,12 +101,13 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     sessions = list(film(clips(6.0, 60.0, 2, 0), studio_rig(), StudioSettings(noise_px=4.0)))
-    plain = TrainSettings(
-        width=options.width, batch=options.batch, loss="reprojection", virtual_views=0, trunk="dense", dropout=0.1
-    )
+    reported = TrainSettings(
+        width=options.width, batch=options.batch, model="original", loss="report", camera_input="screen",
+        virtual_views=0, trunk="dense", dropout=0.5,
+    )  # fmt: skip
     kinds = {
-        "vectorised fp32": plain,
-        "vectorised bf16": replace(plain, precision="bf16"),
+        "vectorised fp32": reported,
+        "vectorised bf16": replace(reported, precision="bf16"),
         "default bf16": TrainSettings(width=options.width, batch=options.batch, precision="bf16"),
     }
     trainees = {k: Trainee(lambda s: Examples(load_multiview(sessions, s), s), v) for k, v in kinds.items()}
@@ -108,7 +118,7 @@ def main() -> None:
     steps: dict[str, list[float]] = {"loop fp32": [], **{k: [] for k in kinds}}
     networks: dict[str, list[float]] = {k: [] for k in kinds}
     for _ in range(options.rounds):
-        steps["loop fp32"].append(loop.step(lambda: looped_loss(loop.model, batch, plain.root_weight)))
+        steps["loop fp32"].append(loop.step(lambda: looped_loss(loop.model, batch)))
         for kind, trainee in trainees.items():
             for _ in range(5):
                 steps[kind].append(trainee.step(lambda t=trainee: t.examples.loss(t.model, index)))  # type: ignore[misc]
@@ -129,7 +139,7 @@ def main() -> None:
 
 def check_equal(trainee: Trainee, batch: Batch, index: Tensor) -> None:
     model = trainee.model.eval()  # without dropout
-    looped = looped_loss(model, batch, trainee.settings.root_weight).item()
+    looped = looped_loss(model, batch).item()
     same = abs(trainee.examples.loss(model, index).item() - looped)
     model.train()
     assert same < 1e-5, f"the loop computes another loss ({same})"
