@@ -141,8 +141,9 @@ def _bones(poses: Float64, covariance: Float64, skeleton: Skeleton) -> tuple[Flo
         along = bone / np.maximum(measured, 1e-9)[:, None]
         noise = np.median(np.einsum("fx,fxy,fy->f", along, both, along))
         changes = max(np.median((measured - length) ** 2) / MEDIAN_OF_SQUARE - noise, BONE_SIGMA_M**2)
+        doubt = changes + (measured - length) ** 2 / TAIL_DEGREES  # far off, "along the bone" is a wrong direction too
         for own, other, sign in ((child, parent, 1), (parent, child, -1)):
-            variance = changes + np.einsum("fx,fxy,fy->f", along, covariance[:, other], along)
+            variance = doubt + np.einsum("fx,fxy,fy->f", along, covariance[:, other], along)
             at = (along * (poses[:, other] + sign * length * along)).sum(-1)
             information[:, own] += along[:, :, None] * along[:, None, :] / variance[:, None, None]
             vector[:, own] += along * (at / variance)[:, None]

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.motion import load_motion
 from edgelift.poses.person import clips
 from edgelift.poses.reconstruction import reconstruct
+from edgelift.poses.rigs import read_rig
 from edgelift.poses.sessions import Session
 from edgelift.poses.studio import StudioSettings, film, studio_rig
+from edgelift.trainer.data import KNOWN_SIGMA_M
 
 from .conftest import make_sessions
 
@@ -76,3 +80,15 @@ def test_nothing_that_two_views_see_is_refused() -> None:
     alone.keypoints[1:] = (np.nan, np.nan, 0)
     with pytest.raises(EdgeliftError, match="no joint that two views see"):
         reconstruct(alone)
+
+
+def test_an_arm_that_one_view_sees_is_not_thrown_away(shared: Path) -> None:
+    """A climber's: bones that are far from their length pulled it metres away once."""
+    (climb,) = (c for c in load_motion(shared / "mocap" / "cmu17.npz", "train") if c.name == "01_06#0")
+    rig = read_rig(f"{shared / 'rigs.json'}:humaneva_S1", None)
+    settings = StudioSettings(noise_px=3.0, noise_model="detector", missing=0.05)
+    for session in film([climb], rig, settings):
+        made = reconstruct(session)
+        assert session.poses is not None
+        off = np.linalg.norm(made.poses - session.poses, axis=-1)
+        assert off[made.sigma < KNOWN_SIGMA_M].max() < 1.0
