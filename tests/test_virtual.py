@@ -94,8 +94,18 @@ def test_noise_and_gaps_are_those_of_the_real_views() -> None:
     rays = target[..., :2] / target[..., 2:3]
     exact = rays * data.given[camera][:, None, :2] + data.given[camera][:, None, 2:]
     error = (keypoints[:, -1, :, :2] - exact)[seen & (target[..., 3] > 0)]
-    # residuals from the teacher are a little smaller than the noise: the teacher has followed it a part of the way
-    assert 3.5 < error.std().item() < 6.5
+    given = torch.from_numpy(np.concatenate([own[known] for own, known in map(keypoint_errors, sessions)]))
+    median = given.norm(dim=-1).median().item()
+    # the teacher leans towards the noise: what it leaves of it, uncorrected, is smaller by a fifth
+    assert error.norm(dim=-1).median().item() == pytest.approx(median, rel=0.05)
+    assert error.std().item() == pytest.approx(given.std().item(), rel=0.15)
+
+
+def keypoint_errors(session: Session) -> tuple[np.ndarray, np.ndarray]:
+    """(views, frames, joints, 2) pixels off the truth, and which keypoints there are."""
+    assert session.poses is not None
+    exact = np.stack([project(session.poses, camera) for camera in session.rig])
+    return session.keypoints[..., :2] - exact, session.keypoints[..., 2] > 0
 
 
 def test_gaps_in_the_teacher_and_unseen_joints_stay_finite() -> None:

@@ -35,16 +35,18 @@ class MultiView:
 
     keypoints (rows, views, joints, 3) pixels as the lifter is fed and confidence; rays (rows, views, joints, 2)
     normalised image points; both 0 where missing. target (rows, joints, 4) world metres and weight, 0 where unknown:
-    reconstructed, or the labels. camera (rows, views) index into tables of cameras: given (cameras, 4) intrinsics the
-    lifter is fed; lens (cameras, 9) fx fy cx cy k1 k2 p1 p2 k3 of the pixels it is fed; zoom (cameras,) focal length
-    over half an image's width; R (cameras, 3, 3) and t (cameras, 3), world to camera in metres. session (rows,).
-    where: the window that ends at each row. rows_a_slot (sessions,): frames between two slots of a window. taught
-    (n,): the rows that teach. people: whom each session shows.
+    reconstructed, or the labels. noise (sessions,): standard deviation of a keypoint's coordinate in rays, as
+    reconstruction found it; NaN where the target is not reconstructed. camera (rows, views) index into tables of
+    cameras: given (cameras, 4) intrinsics the lifter is fed; lens (cameras, 9) fx fy cx cy k1 k2 p1 p2 k3 of the pixels
+    it is fed; zoom (cameras,) focal length over half an image's width; R (cameras, 3, 3) and t (cameras, 3), world to
+    camera in metres. session (rows,). where: the window that ends at each row. rows_a_slot (sessions,): frames between
+    two slots of a window. taught (n,): the rows that teach. people: whom each session shows.
     """
 
     keypoints: Tensor
     rays: Tensor
     target: Tensor
+    noise: Tensor
     camera: Tensor
     session: Tensor
     given: Tensor
@@ -161,12 +163,14 @@ def load_multiview(
     with contextlib.ExitStack() as files:
         keypoints, seen, target = (_Column(files.enter_context(tempfile.TemporaryFile())) for _ in range(3))
         cameras: list[Camera] = []
-        plans, steps, camera, counts, people = [], [], [], [], []
+        plans, steps, noise, camera, counts, people = [], [], [], [], [], []
         for done, session in enumerate(sessions, 1):
             s = session.to_skeleton(settings.input.skeleton)
             keypoints.append(_padded(_fed(s, settings.input), views))
             seen.append(_padded(_rays(s), views))
-            target.append(_target(s, settings))
+            rows, spread = _target(s, settings)
+            target.append(rows)
+            noise.append(spread)
             steps.append(settings.input.frame_interval_s / _frame_time(s.timestamps))
             plans.append(plan(s.timestamps, settings.frames, settings.input.frame_interval_s))
             camera.append(np.pad(np.arange(len(s.rig)), (0, views - len(s.rig))) + len(cameras))
@@ -178,6 +182,7 @@ def load_multiview(
             keypoints=keypoints.tensor(),
             rays=seen.tensor(),
             target=target.tensor(),
+            noise=_table(noise),
             camera=torch.from_numpy(np.repeat(np.stack(camera), counts, 0)),
             session=torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
             **_camera_tables(cameras, settings.input),
@@ -242,26 +247,19 @@ def _padded(part: NDArray[np.float32], views: int) -> NDArray[np.float32]:
     return np.nan_to_num(np.pad(part, padding), copy=False)
 
 
-def _target(session: Session, settings: TrainSettings) -> NDArray[np.float32]:
-    """(frames, joints, 4) what the lifter is to say, in world metres, and its weight."""
+def _target(session: Session, settings: TrainSettings) -> tuple[NDArray[np.float32], float]:
+    """(frames, joints, 4) what the lifter is to say, in world metres, and its weight; then MultiView's noise."""
+    noise = np.nan
     if settings.supervision == "poses":
         assert session.poses is not None
         poses, known = session.poses, np.asarray(np.isfinite(session.poses).all(-1))
-    elif settings.loss == "teacher":
-        poses, known = _teach(session)
-    else:
+    elif settings.loss == "teacher" and ((session.keypoints[..., 2] > 0).sum(0) >= 2).any():
+        taught = reconstruct(session)
+        poses, known, noise = taught.poses.astype(np.float32), taught.sigma < KNOWN_SIGMA_M, taught.noise_rad
+    else:  # no joint is in two views
         poses = np.zeros((*session.keypoints.shape[1:3], 3), np.float32)
         known = np.zeros(poses.shape[:2], bool)
-    return np.concatenate([np.where(known[..., None], poses, 0), known[..., None]], -1).astype(np.float32)
-
-
-def _teach(session: Session) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """(frames, joints, 3) what all views say, and whether well enough; nothing where no joint is in two views."""
-    if ((session.keypoints[..., 2] > 0).sum(0) < 2).all():
-        shape = (*session.keypoints.shape[1:3], 3)
-        return np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
-    taught = reconstruct(session)
-    return taught.poses.astype(np.float32), taught.sigma < KNOWN_SIGMA_M
+    return np.concatenate([np.where(known[..., None], poses, 0), known[..., None]], -1).astype(np.float32), noise
 
 
 def _check(session: Session, settings: TrainSettings) -> int:

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from edgelift.poses.reconstruction import TAIL_DEGREES
 from edgelift.poses.skeletons import Skeleton
 from edgelift.poses.windows import Plan, sample
 from edgelift.trainer.data import MultiView, stored
@@ -33,6 +34,8 @@ NEAREST_M = 0.3
 SHORTEST_BONE_M = 0.02
 NEAR_AXIS = math.cos(math.radians(30))  # the cameras' mean upward direction this close to an axis means that axis
 FLOOR_QUANTILE = 0.02
+RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))  # median length of a 2D normal error of standard deviation 1
+MOST_LARGER, TINY = 2.0, 1e-9  # exact keypoints leave nothing to make larger
 
 
 class VirtualViews:
@@ -47,7 +50,8 @@ class VirtualViews:
         self.up = torch.stack([_upright(data.R[data.camera[part.start]]) for part in sessions])
         self.middle = torch.stack([self._middle(part, up) for part, up in zip(sessions, self.up, strict=True)])
         self.lengths, self.people = self._bone_lengths(sessions)
-        self.residual = stored((self._residuals(part) for part in sessions), data.target.device)
+        residuals = (self._residuals(part, noise) for part, noise in zip(sessions, data.noise.tolist(), strict=True))
+        self.residual = stored(residuals, data.target.device)
         self.sightings = torch.cat([self._sightings(part) for part in sessions])
 
     def __call__(self, rows: Tensor, camera: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,13 +198,15 @@ class VirtualViews:
         stage: Tensor = torch.stack([*xyz[:, :2].mean(0), heights[int(FLOOR_QUANTILE * len(heights))]])
         return up.T @ stage
 
-    def _residuals(self, part: slice) -> Tensor:
+    def _residuals(self, part: slice, noise: float) -> Tensor:
         """(rows, views, joints, 3): keypoint minus the target's projection, normalised image, and whether known."""
         data = self.data
         camera, target = data.camera[part], data.target[part]
         local = torch.einsum("rvxy,rjy->rvjx", data.R[camera], target[..., :3]) + data.t[camera][:, :, None]
         known = (data.keypoints[part][..., 2:] > 0) & (target[:, None, :, 3:] > 0) & (local[..., 2:] > NEAREST_M)
         error = data.rays[part] - local[..., :2] / local[..., 2:].clamp(min=NEAREST_M)
+        if math.isfinite(noise) and known.any():
+            error = _unleant(error, known, RAYLEIGH_MEDIAN * noise)
         return torch.cat([torch.where(known, error, 0.0), known.float()], -1)
 
     def _sightings(self, part: slice) -> Tensor:
@@ -225,6 +231,19 @@ class VirtualViews:
         known = (target[..., 3] > 0) & (target[:, parents, 3] > 0)
         median: Tensor = torch.where(known, bone, torch.nan).nanmedian(0).values
         return median
+
+
+def _unleant(error: Tensor, known: Tensor, noise: float) -> Tensor:
+    """Residuals (..., 2) made as large as the keypoints' errors, whose median length is known.
+
+    The target was reconstructed from these keypoints and leans towards them, so they err by more than is left of it: by
+    a third with three cameras. As far as it leant: hardly at all towards one that is far off (Student's t).
+    """
+    length = error.norm(dim=-1, keepdim=True)
+    found = float(length[known].median())
+    larger = min(max(noise / max(found, TINY), 1.0), MOST_LARGER)
+    leant = (TAIL_DEGREES + RAYLEIGH_MEDIAN**2) / (TAIL_DEGREES + (RAYLEIGH_MEDIAN * larger * length / noise) ** 2)
+    return error * (1 + (larger - 1) * leant)
 
 
 def _upright(R: Tensor) -> Tensor:
