@@ -243,7 +243,8 @@ def _unleant(error: Tensor, known: Tensor, noise: float) -> Tensor:
     found = float(length[known].median())
     larger = min(max(noise / max(found, TINY), 1.0), MOST_LARGER)
     leant = (TAIL_DEGREES + RAYLEIGH_MEDIAN**2) / (TAIL_DEGREES + (RAYLEIGH_MEDIAN * larger * length / noise) ** 2)
-    return error * (1 + (larger - 1) * leant)
+    unleant: Tensor = error * (1 + (larger - 1) * leant)
+    return unleant
 
 
 def _upright(R: Tensor) -> Tensor:
