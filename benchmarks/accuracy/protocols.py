@@ -35,10 +35,8 @@ TCN: dict[str, Any] = {"model": "tcn", "frames": 27, "blocks": 1}
 RECIPES: dict[str, dict[str, Any]] = {
     "labels_plain": {"supervision": "poses", **PLAIN},
     "views_plain": PLAIN,
-    "labels_plain_parts": {"supervision": "poses", **PLAIN, "trunk": "parts"},
     "labels_best": {"supervision": "poses"},
     "views_best": {},
-    "views_best_dense": {"trunk": "dense"},
     "views_best_long": {"epochs": 80, "width": 768},
     "views_other_cameras": {"camera_variation": 1.0},
     "labels_screen": {"supervision": "poses", **PLAIN, "camera_input": "screen"},
