@@ -37,7 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "views_plain": PLAIN,
     "labels_best": {"supervision": "poses"},
     "views_best": {},
-    "views_best_long": {"epochs": 80, "width": 768},
+    "views_best_long": {"epochs": 80},
     "views_other_cameras": {"camera_variation": 1.0},
     "labels_screen": {"supervision": "poses", **PLAIN, "camera_input": "screen"},
     "views_screen": {**PLAIN, "camera_input": "screen"},

@@ -60,7 +60,7 @@ ROWS = (
     Row("2", "label-free / labelled, plain", "M", "noisy", "views_plain", "labels_plain", 1.03),
     Row("3", "both with the better method", "M", "noisy", "views_best", "labels_best", 1.03),
     Row("4", "best label-free / plain labelled", "M", "noisy", "views_best", "labels_plain", 0.85),
-    Row("4, longer and wider", "80 epochs, width 768", "M", "noisy", "views_best_long", "labels_plain", 0.85),
+    Row("4, 80 epochs", "best label-free, 80 / plain, 40", "M", "noisy", "views_best_long", "labels_plain", 0.85),
     Row("5", "screen input", "M", "noisy", "views_screen", "labels_screen", 1.03, RELATIVE),
     *unseen("6", "views_best"),
     *unseen("6, cameras varied", "views_other_cameras"),
