@@ -72,6 +72,15 @@ def test_the_frame_model_knows_no_visibility_and_its_root_is_free() -> None:
     torch.testing.assert_close(out[:, 1:], raw[:, 1:] + raw[:, :1])
 
 
+def test_people_start_in_front_of_the_camera() -> None:
+    """The report's loss has no gradient where x/z is clamped: from the camera's own centre it goes nowhere."""
+    torch.manual_seed(0)
+    keypoints, intrinsics = torch.rand(4, 1, 17, 3) * 900, torch.tensor([[500.0, 500, 500, 500]]).repeat(4, 1)
+    clip = ClipModel(17, 0, 32, False, 0.1).eval()
+    for poses in (build_model(TINY).eval()(keypoints, intrinsics), clip(torch.rand(3, 10, 17, 2)).flatten(0, 1)):
+        assert (poses[..., 2] > 2).all()
+
+
 def test_the_variants_tell_dropout_and_batch_norm_apart() -> None:
     kinds = variants(settings_of(HUMANEVA, 512))
     schedules = {n: (s.dropout, s.dropout_until, s.batch_norm_until) for n, s in kinds.items()}

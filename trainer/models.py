@@ -23,6 +23,12 @@ SHARED = -1  # the part of inputs and units that belong to the whole body
 PART_SHARE, SHARED_SHARE = 4, 16  # of a `parts` trunk: each part has width / 4 units, all of them share width / 16
 
 
+def start_in_front(head: nn.Linear, root: int) -> None:
+    """Let the root (its x, y, z among the outputs) start at START_DEPTH_M."""
+    with torch.no_grad():
+        head.bias[3 * root + 2] = START_DEPTH_M
+
+
 class Layout:
     """Which part of the body every joint and every unit belongs to.
 
@@ -113,7 +119,7 @@ class Lifter(nn.Module):
         with torch.no_grad():
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
-            self.head.bias[3 * self.root + 2] = START_DEPTH_M
+        start_in_front(self.head, self.root)
 
     def forward(self, keypoints: Tensor, intrinsics: Tensor) -> Tensor:
         """Lift (batch, frames, joints, 3) and (batch, 4) to (batch, joints, 3) metres, camera frame."""
@@ -177,13 +183,17 @@ class FrameLifter(Lifter):
 
 
 class OriginalLifter(Lifter):
-    """The report's frame model: no visibility, the root's position as it comes, PyTorch's own first weights."""
+    """The report's frame model: no visibility, the root's position as it comes, PyTorch's own first weights.
+
+    But for the depth it starts at: from 0 m the report's loss, which is clamped, does not find the people (cmu17).
+    """
 
     def __init__(self, layout: Layout, blocks: int, dropout: float) -> None:
         super().__init__(layout, 1)
         residuals = (Residual(layout.units, dropout) for _ in range(blocks))
         self.trunk = nn.Sequential(*dense(layout.inputs(0)[: 2 * self.joints], layout.units, dropout), *residuals)
         self.head = nn.Linear(layout.width, 3 * self.joints)
+        start_in_front(self.head, self.root)
 
     def forward(self, keypoints: Tensor, intrinsics: Tensor) -> Tensor:
         """See Lifter."""

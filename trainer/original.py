@@ -25,7 +25,7 @@ from edgelift.trainer.checkpoint import load_checkpoint
 from edgelift.trainer.data import MultiView, load_multiview
 from edgelift.trainer.fit import Examples, train
 from edgelift.trainer.losses import report_loss
-from edgelift.trainer.models import Lifter
+from edgelift.trainer.models import Lifter, start_in_front
 from edgelift.trainer.settings import TrainSettings
 from edgelift.trainer.validation import module_lift
 
@@ -162,9 +162,9 @@ class ClipModel(nn.Module):
         layer = nn.TransformerEncoderLayer(width, 8, 2 * width, dropout, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.decoder = nn.TransformerDecoderLayer(width, 8, 2 * width, dropout, batch_first=True) if attention else None
-        self.head = nn.Sequential(
-            nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3 * joints)
-        )
+        last = nn.Linear(width, 3 * joints)
+        start_in_front(last, root)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), last)
 
     def forward(self, points: Tensor) -> Tensor:
         """(views, frames, joints, 2) width-normalised image points to (views, frames, joints, 3) metres."""
