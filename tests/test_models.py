@@ -20,7 +20,8 @@ from edgelift.trainer.checkpoint import load_checkpoint
 from edgelift.trainer.demo import read_poses
 from edgelift.trainer.deploy import export_run
 from edgelift.trainer.fit import set_mode, train
-from edgelift.trainer.models import PartLinear, build_model, normalise
+from edgelift.trainer.models import build_model, normalise
+from edgelift.trainer.parts import SHARED, PartLinear, linear
 from edgelift.trainer.settings import TrainSettings
 from edgelift.trainer.validation import module_lift
 
@@ -72,6 +73,30 @@ def test_parts_stay_apart_and_go_out_as_plain_layers(run: Path) -> None:
     assert not any(node.op_type == "BatchNormalization" for node in graph.node)
     if checkpoint.settings.model == "transformer":
         assert sum(node.op_type == "LayerNormalization" for node in graph.node) == 5
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_products_a_part_are_those_of_the_plain_layer(repeats: int) -> None:
+    torch.manual_seed(0)
+    units = torch.tensor([0] * 8 + [1] * 8 + [2] * 8 + [SHARED] * 3)
+    layer = linear(units.repeat(repeats), units).double()
+    assert isinstance(layer, PartLinear)
+    assert layer.blocks is not None
+    x = torch.randn(11, 27 * repeats, dtype=torch.double)
+    found = []
+    for of_blocks in (True, False):
+        a = x.clone().requires_grad_()
+        layer.zero_grad()
+        y = layer(a) if of_blocks else torch.nn.functional.linear(a, layer.weight, layer.bias)
+        y.sin().sum().backward()
+        assert layer.weight.grad is not None
+        found.append((y, a.grad, layer.weight.grad * layer.heard, layer.bias.grad))
+        assert of_blocks == bool((layer.weight.grad[layer.heard == 0] == 0).all())
+    torch.testing.assert_close(found[0], found[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = layer.float()(x.float())
+    assert rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.double(), found[0][0], atol=0.03, rtol=0.03)
 
 
 def test_a_new_pose_of_one_part_leaves_what_the_others_say_of_themselves() -> None:

@@ -8,18 +8,16 @@ then bit-equal. Linear layers see 2-D tensors, so that the exported initializers
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from edgelift.poses.skeletons import Skeleton, skeleton
 from edgelift.trainer.parallel import BatchNorm
+from edgelift.trainer.parts import SHARED, linear
 from edgelift.trainer.settings import TrainSettings
 
 START_DEPTH_M = 4.0  # where an untrained lifter puts people: saves the first epoch from crossing a room
 MASKED = -1e4  # added to attention scores of empty frames; -inf would make a window without any frame NaN
-SHARED = -1  # the part of inputs and units that belong to the whole body
 PART_SHARE, SHARED_SHARE = 4, 16  # of a `parts` trunk: each part has width / 4 units, all of them share width / 16
 
 
@@ -55,45 +53,6 @@ class Layout:
         parts = self.joints.clone()
         parts[self.root] = SHARED
         return parts.repeat_interleave(3)
-
-
-def linear(sources: Tensor, targets: Tensor) -> nn.Linear:
-    """Return a linear layer from units of these parts to units of those."""
-    heard = (sources == targets[:, None]) | (sources == SHARED) | (targets[:, None] == SHARED)
-    return nn.Linear(len(sources), len(targets)) if heard.all() else PartLinear(heard)
-
-
-class _Masked(torch.autograd.Function):
-    """A tensor as it is, whose gradient is multiplied by a mask: half the cost of multiplying the tensor itself."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(mask)
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (mask,) = ctx.saved_tensors
-        return gradients[0] * mask, None
-
-
-class PartLinear(nn.Linear):
-    """A linear layer whose weights between different parts are zero and stay it; exported as a plain one."""
-
-    heard: Tensor
-
-    def __init__(self, heard: Tensor) -> None:
-        super().__init__(heard.shape[1], heard.shape[0])
-        self.register_buffer("heard", heard.float(), persistent=False)
-        with torch.no_grad():  # PyTorch's own spread for the number of inputs that are left
-            self.weight.mul_(self.heard * (heard.shape[1] / heard.sum(1, keepdim=True)).sqrt())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs) to (n, outputs)."""
-        weight = self.weight
-        if torch.is_grad_enabled():
-            weight = _Masked.apply(self.weight, self.heard)  # type: ignore[no-untyped-call]
-        return nn.functional.linear(x, weight, self.bias)
 
 
 def dense(sources: Tensor, targets: Tensor, dropout: float) -> tuple[nn.Module, ...]:

@@ -34,7 +34,7 @@ DRAWS = 10_000
 KINDS = {
     "as reported": (
         "exact",
-        AdaptSettings(steps=8000, batch=64, learning_rate=1e-3, virtual_views=0, held_out_views=0, anchor=0),
+        AdaptSettings(steps=7500, batch=64, learning_rate=1e-3, virtual_views=0, held_out_views=0, anchor=0),
     ),
     "later take, all views": ("noisy", AdaptSettings(held_out_views=0)),
     "later take, one view held out": ("noisy", AdaptSettings()),
