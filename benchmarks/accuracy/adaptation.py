@@ -1,7 +1,8 @@
 """Adaptation of the label-free frame lifter to one take: scored on that take, and on later takes of the same person.
 
 python benchmarks/accuracy/run.py M 0 noisy views_best --data ../shared/data --keep runs -o results   # and exact; folds
-python benchmarks/accuracy/adaptation.py --data ../shared/data --runs runs -o benchmarks/results
+python benchmarks/accuracy/adaptation.py --noise noisy --data ../shared/data --runs runs -o benchmarks/results
+python benchmarks/accuracy/adaptation.py --noise exact --folds 0 --data ../shared/data --runs runs -o benchmarks/results
 
 Test people of protocol M with more than 70 s: the take is their first clips up to 60 s, later clips are later takes.
 `as reported`: exact keypoints, no virtual views, nothing held out, scored on the take itself. `later take`: noisy
@@ -34,7 +35,7 @@ DRAWS = 10_000
 KINDS = {
     "as reported": (
         "exact",
-        AdaptSettings(steps=7500, batch=64, learning_rate=1e-3, virtual_views=0, held_out_views=0, anchor=0),
+        AdaptSettings(steps=10000, batch=64, learning_rate=1e-3, virtual_views=0, held_out_views=0, anchor=0),
     ),
     "later take, all views": ("noisy", AdaptSettings(held_out_views=0)),
     "later take, one view held out": ("noisy", AdaptSettings()),
@@ -119,15 +120,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True, help="what run.py kept: M0_noisy_views_best, ...")
     parser.add_argument("--folds", default="0,1,2")
-    parser.add_argument("--kinds", default="0,1,2", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--noise", choices=("exact", "noisy"), required=True, help="exact: as reported")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    chosen = [list(KINDS.items())[int(k)] for k in options.kinds.split(",")]
+    chosen = {kind: settings for kind, (noise, settings) in KINDS.items() if noise == options.noise}
     rows = []
     for fold in map(int, options.folds.split(",")):
         assert fold < len(FOLDS)
-        for kind, (noise, settings) in chosen:
-            case = Case("M", fold, noise, "views_best")
+        for kind, settings in chosen.items():
+            case = Case("M", fold, options.noise, "views_best")
             base = load_checkpoint(options.runs / case.name)
             tests = [s.only(SEEN) for s in sessions(options.data, case, testing=True)]
             for person, (take, later) in takes(tests).items():
@@ -144,8 +145,8 @@ def main() -> None:
                 })  # fmt: skip
                 print({k: v if not isinstance(v, dict) else v.get(MM[0]) for k, v in rows[-1].items()}, flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"adaptation_cpu_{date.today()}.json"
-    table = [summary(kind, [row for row in rows if row["kind"] == kind]) for kind, _ in chosen]
+    path = options.output / f"adaptation_{options.noise}_cpu_{date.today()}.json"
+    table = [summary(kind, [row for row in rows if row["kind"] == kind]) for kind in chosen]
     for line in table:
         print(json.dumps(line))
     path.write_text(json.dumps({"summary": table, "rows": rows}) + "\n")
