@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.person import clips
 from edgelift.poses.sessions import Session
+from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.runtime.evaluate import evaluate
 from edgelift.trainer.adapt import AdaptSettings, adapt, hold_out
 from edgelift.trainer.checkpoint import Checkpoint, load_checkpoint
@@ -69,6 +71,15 @@ def test_an_anchor_holds_the_weights_near_the_base(base: Checkpoint) -> None:
         a, b = base.model().state_dict(), adapt(base, take, settings).model.state_dict()
         moved.append(sum(float((a[k] - b[k]).norm()) for k in a if k.endswith("weight")))
     assert moved[1] < 0.6 * moved[0]
+
+
+def test_what_is_rehearsed_is_not_forgotten(base: Checkpoint, sessions: list[Session]) -> None:
+    walk = list(film(clips(3.0, 60.0, 1, 0), studio_rig(), StudioSettings()))[:1]  # nothing like the base's people
+    settings = AdaptSettings(steps=400, batch=60, learning_rate=3e-3, held_out_views=0, anchor=0)
+    models = [adapt(base, walk, settings, rehearse=old).model for old in ((), sessions)]
+    assert all(score(model, base, walk) < 0.5 * score(base.model(), base, walk) for model in models)
+    forgotten, kept = (score(model, base, sessions) for model in models)
+    assert kept < 0.7 * forgotten
 
 
 def test_two_views_cannot_spare_one(base: Checkpoint) -> None:

@@ -1,8 +1,8 @@
 """Adaptation: a lifter's own weights, moved a little towards the people and cameras of newly recorded sessions.
 
-No label is read. The teacher is the reconstruction from all views; an anchor holds the weights near the base's, so that
-a short recording does not undo what a large one taught; and one view whose keypoints are never lifted in training says
-when to stop, or that nothing was won.
+No label is read. The teacher is the reconstruction from all views. A short recording must not undo what a large one
+taught: an anchor holds the weights near the base's, and sessions of the base's own training, where they are at hand,
+are rehearsed. One view whose keypoints are never lifted in training says when to stop, or that nothing was won.
 """
 
 from __future__ import annotations
@@ -54,10 +54,12 @@ class Adapted:
 
 
 def adapt(
-    base: Checkpoint, sessions: Sequence[Session], settings: AdaptSettings, told: Told = lambda step, steps, error: None
-) -> Adapted:
+    base: Checkpoint, sessions: Sequence[Session], settings: AdaptSettings,
+    told: Told = lambda step, steps, error: None, rehearse: Sequence[Session] = (),
+) -> Adapted:  # fmt: skip
     """Adapt a lifter to sessions of two or more calibrated views (three, where one is held out).
 
+    rehearse: sessions that the base was trained on; every step then lifts as many frames of theirs, as the base did.
     Batch norm keeps the base's statistics. Where nothing beats the base on the held-out views, `best_step` is 0 and the
     model is the base. The held-out error is MPJPE with the absolute root, mm.
     """
@@ -67,7 +69,10 @@ def adapt(
     )  # fmt: skip
     data = load_multiview(sessions, fed)
     lifted, held_out = hold_out(data, settings.held_out_views)
-    examples, model = Examples(lifted, fed), base.model()
+    examples, model = [Examples(lifted, fed)], base.model()
+    if rehearse:
+        as_trained = replace(fed, virtual_views=base.settings.virtual_views)
+        examples.append(Examples(load_multiview(rehearse, as_trained), as_trained))
     anchor = [p.detach().clone() for p in model.parameters()]
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     curve: list[tuple[int, float]] = []
@@ -87,10 +92,10 @@ def adapt(
 
 
 def _step(
-    model: Lifter, optimiser: torch.optim.Optimizer, examples: Examples, anchor: list[Tensor], settings: AdaptSettings
-) -> None:
-    index = torch.randint(len(examples.data), (settings.batch,))
-    loss = examples.loss(model, index)
+    model: Lifter, optimiser: torch.optim.Optimizer, examples: Sequence[Examples], anchor: list[Tensor],
+    settings: AdaptSettings,
+) -> None:  # fmt: skip
+    loss = torch.stack([e.loss(model, torch.randint(len(e.data), (settings.batch,))) for e in examples]).sum()
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()

@@ -6,7 +6,8 @@ python benchmarks/accuracy/adaptation.py --noise exact --folds 0 --data ../share
 
 Test people of protocol M with more than 70 s: the take is their first clips up to 60 s, later clips are later takes.
 `as reported`: exact keypoints, no virtual views, nothing held out, scored on the take itself. `later take`: noisy
-keypoints, the last camera of the take held out to say when to stop; and all cameras with the default steps.
+keypoints, the last camera of the take held out to say when to stop; all cameras with the default steps; and the same
+with more virtual views and some of the base's training sessions rehearsed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from protocols import FOLDS, SEEN, Case, clip_of, sessions
+from protocols import FOLDS, SEEN, Case, clip_of, sessions, training_sessions
 
 from edgelift.poses.metrics import mixed_mpjpe, root_relative_mpjpe
 from edgelift.poses.sessions import Session
@@ -39,7 +40,9 @@ KINDS = {
     ),
     "later take, all views": ("noisy", AdaptSettings(held_out_views=0)),
     "later take, one view held out": ("noisy", AdaptSettings()),
+    "later take, all views, rehearsed": ("noisy", AdaptSettings(held_out_views=0, virtual_views=0.9)),
 }
+REHEARSED = 8  # one in so many of the base's training sessions
 MM = ("mixed_mpjpe_mm", "root_relative_mpjpe_mm", "root_error_mm")
 
 
@@ -132,8 +135,9 @@ def main() -> None:
             base = load_checkpoint(options.runs / case.name)
             tests = [s.only(SEEN) for s in sessions(options.data, case, testing=True)]
             for person, (take, later) in takes(tests).items():
+                rehearse = training_sessions(options.data, case)[::REHEARSED] if "rehearsed" in kind else []
                 started = time.perf_counter()
-                adapted = adapt(base, take, settings)
+                adapted = adapt(base, take, settings, rehearse=rehearse)
                 rows.append({
                     "kind": kind, "fold": fold, "person": person, "take_s": round(sum(map(_seconds, take)), 1),
                     "seconds": round(time.perf_counter() - started, 1), "best_step": adapted.best_step,
