@@ -98,15 +98,16 @@ class Lifter(nn.Module):
             out = self.head(encoded.float())
             return out
 
-    def deaf_to_flags(self, first: nn.Module) -> None:
-        """Let the first layer start without regard for visibility.
+    def deaf_to_flags(self, first: nn.Module, frames: int = 1) -> None:
+        """Let a layer that hears the features of so many frames, and then anything else, start deaf to visibility.
 
         A flag that never changes in training has no gradient: whatever weight it starts with stays, and batch norm has
         made it large by the day the flag changes (a joint that no training view shows: 20-fold error).
         """
         assert isinstance(first, nn.Linear)
         with torch.no_grad():
-            first.weight[:, self.flags.repeat(first.in_features // len(self.flags))] = 0
+            flags = self.flags.repeat(frames)
+            first.weight[:, : len(flags)][:, flags] = 0
 
     def encode(self, x: Tensor, seen: Tensor) -> Tensor:
         """Features (batch * frames, n) and visibility (batch, frames, joints, 1) to (batch, units)."""
@@ -180,21 +181,29 @@ class Fold(nn.Module):
 
 
 class TemporalConvolution(Lifter):
-    """A window of 3^n frames, folded three to one until one is left; then residual blocks."""
+    """A frame lifter that also hears what came before: a window of 3^n frames, folded three to one until one is left.
 
-    def __init__(self, layout: Layout, blocks: int, dropout: float, frames: int) -> None:
+    The folds work on every frame, so they are narrower than what works on the newest one alone.
+    """
+
+    def __init__(self, layout: Layout, narrow: Layout, blocks: int, dropout: float, frames: int) -> None:
         super().__init__(layout, frames)
         folds = 0
         while 3 ** (folds + 2) <= frames:
             folds += 1
-        self.enter = nn.Sequential(*dense(self.features.repeat(3), layout.units, dropout))
-        self.deaf_to_flags(self.enter[0])
-        self.folds = nn.Sequential(*(Fold(layout.units, dropout) for _ in range(folds)))
-        self.trunk = nn.Sequential(*(Residual(layout.units, dropout) for _ in range(blocks)))
+        self.enter = nn.Sequential(*dense(self.features.repeat(3), narrow.units, dropout))
+        self.folds = nn.Sequential(*(Fold(narrow.units, dropout) for _ in range(folds)))
+        residuals = (Residual(layout.units, dropout) for _ in range(blocks))
+        heard = torch.cat([self.features, narrow.units])
+        self.trunk = nn.Sequential(*dense(heard, layout.units, dropout), *residuals)
+        self.deaf_to_flags(self.enter[0], 3)
+        self.deaf_to_flags(self.trunk[0])
 
     def encode(self, x: Tensor, seen: Tensor) -> Tensor:
         """See Lifter."""
-        y: Tensor = self.trunk(self.folds(self.enter(x.view(-1, 3 * x.shape[-1]))))
+        before = self.folds(self.enter(x.view(-1, 3 * x.shape[-1])))
+        newest = x.view(-1, self.frames, x.shape[-1])[:, -1]
+        y: Tensor = self.trunk(torch.cat([newest, before], 1))
         return y
 
 
@@ -284,7 +293,8 @@ def build_model(settings: TrainSettings) -> Lifter:
     """Return an untrained lifter for the settings."""
     layout = Layout(skeleton(settings.skeleton), settings.width, settings.trunk == "parts")
     if settings.model == "tcn":
-        return TemporalConvolution(layout, settings.blocks, settings.dropout, settings.frames)
+        narrow = Layout(skeleton(settings.skeleton), settings.width // 2, settings.trunk == "parts")
+        return TemporalConvolution(layout, narrow, settings.blocks, settings.dropout, settings.frames)
     if settings.model == "transformer":
         return Transformer(layout, settings.blocks, settings.dropout, settings.frames, settings.width // SHARED_SHARE)
     kind = OriginalLifter if settings.model == "original" else FrameLifter

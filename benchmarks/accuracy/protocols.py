@@ -31,7 +31,7 @@ NOISE_PX = {"M": 5.0, "H": 3.0}
 MISSING = 0.05
 
 PLAIN: dict[str, Any] = {"trunk": "dense", "virtual_views": 0.0, "dropout": 0.1}
-TCN: dict[str, Any] = {"model": "tcn", "frames": 27, "blocks": 1}
+TCN: dict[str, Any] = {"model": "tcn", "frames": 27}
 RECIPES: dict[str, dict[str, Any]] = {
     "labels_plain": {"supervision": "poses", **PLAIN},
     "views_plain": PLAIN,
