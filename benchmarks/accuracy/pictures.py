@@ -1,7 +1,7 @@
 """The pictures of docs/: lifters side by side on a take that none of them has seen, and the report's schedules.
 
 python benchmarks/accuracy/pictures.py lifted --data ../shared/data --runs runs -o docs/lifted.gif
-python benchmarks/accuracy/pictures.py schedules --results benchmarks/results/original_cmu17_w512_e20_cpu_DATE.json \\
+python benchmarks/accuracy/pictures.py schedules --results benchmarks/results/original_cmu17_w256_e20_cpu_DATE.json \\
   -o docs/schedules.png
 
 `lifted` needs runs that run.py kept: M FOLD noisy labels_plain and views_best. The person is seen from the side, at a
@@ -19,6 +19,7 @@ from adaptation import takes
 from matplotlib import pyplot
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from protocols import SEEN, Case, sessions
 
@@ -132,6 +133,9 @@ def schedules(results: Path, output: Path) -> None:
         epochs, errors = zip(*row["curve"], strict=True)
         axis.plot(epochs, errors, label=f"{row['row']}: {errors[-1]:.0f}", lw=1.6)
     axis.set(xlabel="epoch", ylabel="MPJPE on the test views, mm (absolute)", yscale="log")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for marks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        marks("{x:.0f}")
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
     figure.savefig(output, dpi=120)
