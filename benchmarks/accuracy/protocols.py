@@ -45,7 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "views_learnt_rig": {**PLAIN, "learn_cameras": "all"},
     "views_tcn27": {**TCN},
     "views_tcn81": {**TCN, "frames": 81},
-    "views_same_latency": {"width": 640},  # as slow as views_tcn27 is at width 256: same_latency.py
+    "views_same_latency": {"width": 768},  # as slow as views_tcn27: same_latency.py
     "views_transformer27": {"model": "transformer", "frames": 27},
 }
 # these train with every camera turned and moved in a random direction, and its focal length wrong

@@ -1,6 +1,6 @@
 """How wide a frame lifter is when it takes as long as a sequence lifter: one thread, one person, ONNX Runtime, p50.
 
-python benchmarks/accuracy/same_latency.py --recipe views_tcn27 --width 256 -o benchmarks/results
+python benchmarks/accuracy/same_latency.py --recipe views_tcn27 -o benchmarks/results
 
 Latency does not depend on what was learnt, so the weights are random. All are timed in turn, in one process; the widest
 frame lifter that is not slower than the sequence lifter is the one to compare with (`views_same_latency`).
@@ -71,7 +71,7 @@ def interleaved(models: Sequence[Timed], rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", choices=RECIPES, default="views_tcn27")
-    parser.add_argument("--width", type=int, default=256, help="of the sequence lifter")
+    parser.add_argument("--width", type=int, default=512, help="of the sequence lifter")
     parser.add_argument("--rounds", type=int, default=500)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()

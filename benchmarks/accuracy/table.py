@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from protocols import FOLDS, RECIPES, Case
+from protocols import FOLDS, Case
 
 DRAWS = 10_000
 SLACK = 0.02
-SEQUENCE_WIDTH = 256
 MIXED, RELATIVE = "mixed_mpjpe_mm", "root_relative_mpjpe_mm"
 BESIDE = (MIXED, RELATIVE, "p_mpjpe_mm", "root_error_mm", "velocity_error_mm")
 OWN, UNSEEN, OTHER = "cameras 0-2", "camera 3", "humaneva_S1"
@@ -141,8 +140,6 @@ def train(case: Case, data: Path, results: Path, jobs: int) -> None:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     run = Path(__file__).with_name("run.py")
     words = [case.protocol, str(case.fold), case.noise, case.recipe, "--data", str(data), "-o", str(results)]
-    if "frames" in RECIPES[case.recipe]:
-        words += ["--width", str(SEQUENCE_WIDTH)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     subprocess.run([sys.executable, str(run), *words], check=True, env=environment)
 
