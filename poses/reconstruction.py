@@ -31,6 +31,7 @@ LIMB_ENDS = ("wrist", "ankle", "heel", "toe", "pinky", "index", "thumb")
 LIMB_MIDDLES = ("elbow", "knee")
 COASTING_S = 0.5  # how long a joint that nobody sees keeps its velocity
 BONE_SIGMA_M = 0.01  # how constant a bone between two detected joints is at best
+RAYLEIGH_MEDIAN = np.sqrt(2 * np.log(2)).item()  # median length of a 2D normal error of standard deviation 1
 MEDIAN_OF_SQUARE = 0.455  # of a standard normal number's square
 UNKNOWN_M2, UNKNOWN_M2_S2 = 100.0, 25.0  # variance of a position and a velocity before the first measurement
 
@@ -113,7 +114,7 @@ def _noise(poses: Float64, sight: _Sight) -> float:
     views = (sight.weight > 0).sum(0)
     left = np.sqrt(np.maximum(2 * views - 3, 1) / np.maximum(2 * views, 1))
     median = np.median((error / left)[(sight.weight > 0) & (views >= 2)])
-    return max(float(median / np.sqrt(2 * np.log(2))), LEAST_NOISE)  # Rayleigh's median to a coordinate's sigma
+    return max(float(median / RAYLEIGH_MEDIAN), LEAST_NOISE)
 
 
 def _measurements(poses: Float64, sight: _Sight, noise: float) -> tuple[Float64, Float64]:

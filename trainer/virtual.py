@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from edgelift.poses.reconstruction import TAIL_DEGREES
+from edgelift.poses.reconstruction import RAYLEIGH_MEDIAN, TAIL_DEGREES
 from edgelift.poses.skeletons import Skeleton
 from edgelift.poses.windows import Plan, sample
 from edgelift.trainer.data import MultiView, stored
@@ -34,7 +34,6 @@ NEAREST_M = 0.3
 SHORTEST_BONE_M = 0.02
 NEAR_AXIS = math.cos(math.radians(30))  # the cameras' mean upward direction this close to an axis means that axis
 FLOOR_QUANTILE = 0.02
-RAYLEIGH_MEDIAN = math.sqrt(2 * math.log(2))  # median length of a 2D normal error of standard deviation 1
 MOST_LARGER, TINY = 2.0, 1e-9  # exact keypoints leave nothing to make larger
 
 

@@ -134,8 +134,8 @@ def main() -> None:
             case = Case("M", fold, options.noise, "views_best")
             base = load_checkpoint(options.runs / case.name)
             tests = [s.only(SEEN) for s in sessions(options.data, case, testing=True)]
+            rehearse = training_sessions(options.data, case)[::REHEARSED] if "rehearsed" in kind else []
             for person, (take, later) in takes(tests).items():
-                rehearse = training_sessions(options.data, case)[::REHEARSED] if "rehearsed" in kind else []
                 started = time.perf_counter()
                 adapted = adapt(base, take, settings, rehearse=rehearse)
                 rows.append({
