@@ -214,13 +214,14 @@ def train(
         typer.Option(help="tcn, transformer: windows. original: the report's frame model, for comparison."),
     ] = "frame",
     frames: Annotated[
-        int | None, typer.Option(help="Frames of a window, 0.05 s apart; 27 unless --model frame.")
+        int | None,
+        typer.Option(help="Of a window, 0.05 s apart; 27 unless --model frame. A power (transformer: multiple) of 3."),
     ] = None,
     trunk: Annotated[
         Literal["parts", "dense"], typer.Option(help="parts: arms, legs and torso have streams of their own.")
     ] = "parts",
     width: int = 1024,
-    blocks: Annotated[int, typer.Option(help="Residual blocks, or transformer layers.")] = 2,
+    blocks: Annotated[int, typer.Option(help="Residual blocks, and a transformer's layers.")] = 2,
     epochs: int = 40,
     batch: Annotated[int, typer.Option(help="Multi-view frames a step.")] = 256,
     seed: int = 0,

@@ -30,8 +30,8 @@ KINDS = {
     "frame": TINY,
     "dense": replace(TINY, trunk="dense"),
     "tcn": replace(TINY, model="tcn", frames=9),
-    "transformer": replace(TINY, model="transformer", frames=5),
-    "dense transformer": replace(TINY, model="transformer", frames=5, trunk="dense"),
+    "transformer": replace(TINY, model="transformer", frames=6),
+    "dense transformer": replace(TINY, model="transformer", frames=6, trunk="dense"),
 }
 
 

@@ -17,7 +17,7 @@ from edgelift.trainer.parts import SHARED, linear
 from edgelift.trainer.settings import TrainSettings
 
 START_DEPTH_M = 4.0  # where an untrained lifter puts people: saves the first epoch from crossing a room
-MASKED = -1e4  # added to attention scores of empty frames; -inf would make a window without any frame NaN
+MASKED = -1e4  # added to attention scores of empty tokens; -inf would make a window without any frame NaN
 PART_SHARE, SHARED_SHARE = 4, 16  # of a `parts` trunk: each part has width / 4 units, all of them share width / 16
 
 
@@ -180,11 +180,34 @@ class Fold(nn.Module):
         return triples[:, -1] + y
 
 
-class TemporalConvolution(Lifter):
-    """A frame lifter that also hears what came before: a window of 3^n frames, folded three to one until one is left.
+class SequenceLifter(Lifter):
+    """A frame lifter that also hears what came before.
 
-    The folds work on every frame, so they are narrower than what works on the newest one alone.
+    What came before is worked out for every frame, so that is narrower than what works on the newest one alone.
     """
+
+    trunk: nn.Sequential
+
+    def encode(self, x: Tensor, seen: Tensor) -> Tensor:
+        """See Lifter."""
+        newest = _newest(x, self.frames)
+        y: Tensor = self.trunk(torch.cat([newest, self.before(x, seen)], 1))
+        return y
+
+    def before(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Features (batch * frames, n) and visibility (batch, frames, joints, 1) to (batch, narrow units)."""
+        raise NotImplementedError
+
+    def end_with(self, layout: Layout, narrow: Layout, blocks: int, dropout: float) -> None:
+        """Make the trunk: a frame lifter's, over the newest frame's features and what `before` makes of all."""
+        residuals = (Residual(layout.units, dropout) for _ in range(blocks))
+        heard = torch.cat([self.features, narrow.units])
+        self.trunk = nn.Sequential(*dense(heard, layout.units, dropout), *residuals)
+        self.deaf_to_flags(self.trunk[0])
+
+
+class TemporalConvolution(SequenceLifter):
+    """A window of 3^n frames, folded three to one until one is left."""
 
     def __init__(self, layout: Layout, narrow: Layout, blocks: int, dropout: float, frames: int) -> None:
         super().__init__(layout, frames)
@@ -192,23 +215,18 @@ class TemporalConvolution(Lifter):
         while 3 ** (folds + 2) <= frames:
             folds += 1
         self.enter = nn.Sequential(*dense(self.features.repeat(3), narrow.units, dropout))
-        self.folds = nn.Sequential(*(Fold(narrow.units, dropout) for _ in range(folds)))
-        residuals = (Residual(layout.units, dropout) for _ in range(blocks))
-        heard = torch.cat([self.features, narrow.units])
-        self.trunk = nn.Sequential(*dense(heard, layout.units, dropout), *residuals)
         self.deaf_to_flags(self.enter[0], 3)
-        self.deaf_to_flags(self.trunk[0])
+        self.folds = nn.Sequential(*(Fold(narrow.units, dropout) for _ in range(folds)))
+        self.end_with(layout, narrow, blocks, dropout)
 
-    def encode(self, x: Tensor, seen: Tensor) -> Tensor:
-        """See Lifter."""
-        before = self.folds(self.enter(x.view(-1, 3 * x.shape[-1])))
-        newest = x.view(-1, self.frames, x.shape[-1])[:, -1]
-        y: Tensor = self.trunk(torch.cat([newest, before], 1))
+    def before(self, x: Tensor, seen: Tensor) -> Tensor:
+        """See SequenceLifter."""
+        y: Tensor = self.folds(self.enter(x.view(-1, 3 * x.shape[-1])))
         return y
 
 
 class Attention(nn.Module):
-    """A pre-norm transformer layer over the frames of a window; every linear layer sees (batch * frames, units).
+    """A pre-norm transformer layer over the tokens of a window; every linear layer sees (batch * tokens, units).
 
     A head lies within one part, so that parts attend on their own.
     """
@@ -222,45 +240,49 @@ class Attention(nn.Module):
         self.think = nn.Sequential(linear(units, wide), nn.GELU(), nn.Dropout(dropout), linear(wide, units))
 
     def forward(self, x: Tensor, bias: Tensor, last_only: bool) -> Tensor:
-        """x (batch * frames, units), bias (batch, 1, 1, frames) added to scores; last_only: (batch, units)."""
-        batch, frames = bias.shape[0], bias.shape[3]
+        """x (batch * tokens, units), bias (batch, 1, 1, tokens) added to scores; last_only: (batch, units)."""
+        batch, tokens = bias.shape[0], bias.shape[3]
         normed = self.before(x)
-        asking, slots = (_newest(normed, frames), 1) if last_only else (normed, frames)
+        asking, slots = (_newest(normed, tokens), 1) if last_only else (normed, tokens)
         query = self._split(self.query(asking), slots)
-        key, value = (self._split(layer(normed), frames) for layer in (self.key, self.value))
+        key, value = (self._split(layer(normed), tokens) for layer in (self.key, self.value))
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
         mixed = (scores.softmax(-1) @ value).transpose(1, 2).reshape(batch * slots, -1)
-        x = (_newest(x, frames) if last_only else x) + self.merge(mixed)
+        x = (_newest(x, tokens) if last_only else x) + self.merge(mixed)
         y: Tensor = x + self.think(self.between(x))
         return y
 
-    def _split(self, x: Tensor, frames: int) -> Tensor:
-        return x.view(-1, frames, self.heads, x.shape[-1] // self.heads).transpose(1, 2)
+    def _split(self, x: Tensor, slots: int) -> Tensor:
+        return x.view(-1, slots, self.heads, x.shape[-1] // self.heads).transpose(1, 2)
 
 
 def _newest(x: Tensor, frames: int) -> Tensor:
     return x.view(-1, frames, x.shape[-1])[:, -1]
 
 
-class Transformer(Lifter):
-    """Attention over the frames of a window; the last layer asks for the newest frame alone.
+class Transformer(SequenceLifter):
+    """Attention over a window's tokens, three frames each; the last layer asks for the newest token alone.
 
-    Positions are a learned table, newest frame last: the window's grid is regular, so a slot is a moment.
+    Positions are a learned table, newest token last: the window's grid is regular, so a slot is a moment.
     """
 
-    def __init__(self, layout: Layout, blocks: int, dropout: float, frames: int, head: int) -> None:
+    def __init__(self, layout: Layout, narrow: Layout, blocks: int, dropout: float, frames: int, head: int) -> None:
         super().__init__(layout, frames)
-        self.enter = linear(self.features, layout.units)
-        self.deaf_to_flags(self.enter)
-        self.positions = nn.Parameter(torch.randn(1, frames, layout.width) * 0.02)
-        self.layers = nn.ModuleList(Attention(layout.units, layout.width // head, dropout) for _ in range(blocks))
-        self.leave = nn.LayerNorm(layout.width)
+        self.tokens = frames // 3
+        self.enter = linear(self.features.repeat(3), narrow.units)
+        self.deaf_to_flags(self.enter, 3)
+        self.positions = nn.Parameter(torch.randn(1, self.tokens, narrow.width) * 0.02)
+        heads = narrow.width // head
+        self.layers = nn.ModuleList(Attention(narrow.units, heads, dropout) for _ in range(blocks))
+        self.leave = nn.LayerNorm(narrow.width)
+        self.end_with(layout, narrow, blocks, dropout)
 
-    def encode(self, x: Tensor, seen: Tensor) -> Tensor:
-        """See Lifter."""
-        empty = (seen.sum((2, 3)) == 0).to(x.dtype)
+    def before(self, x: Tensor, seen: Tensor) -> Tensor:
+        """See SequenceLifter."""
+        empty = (seen.view(-1, self.tokens, 3 * self.joints).sum(2) == 0).to(x.dtype)
         bias = (empty * MASKED)[:, None, None]
-        y = (self.enter(x).view(-1, self.frames, self.positions.shape[2]) + self.positions).flatten(0, 1)
+        entered = self.enter(x.view(-1, 3 * x.shape[-1]))
+        y = (entered.view(-1, self.tokens, self.positions.shape[2]) + self.positions).flatten(0, 1)
         for number, layer in enumerate(self.layers):
             y = layer(y, bias, number == len(self.layers) - 1)
         out: Tensor = self.leave(y)
@@ -291,11 +313,11 @@ def place(out: Tensor, centroid: Tensor, root: int, others: Tensor) -> Tensor:
 
 def build_model(settings: TrainSettings) -> Lifter:
     """Return an untrained lifter for the settings."""
-    layout = Layout(skeleton(settings.skeleton), settings.width, settings.trunk == "parts")
+    owner, parts = skeleton(settings.skeleton), settings.trunk == "parts"
+    layout, narrow = (Layout(owner, width, parts) for width in (settings.width, settings.width // 2))
+    rest = settings.blocks, settings.dropout
     if settings.model == "tcn":
-        narrow = Layout(skeleton(settings.skeleton), settings.width // 2, settings.trunk == "parts")
-        return TemporalConvolution(layout, narrow, settings.blocks, settings.dropout, settings.frames)
+        return TemporalConvolution(layout, narrow, *rest, settings.frames)
     if settings.model == "transformer":
-        return Transformer(layout, settings.blocks, settings.dropout, settings.frames, settings.width // SHARED_SHARE)
-    kind = OriginalLifter if settings.model == "original" else FrameLifter
-    return kind(layout, settings.blocks, settings.dropout)
+        return Transformer(layout, narrow, *rest, settings.frames, settings.width // 2 // SHARED_SHARE)
+    return (OriginalLifter if settings.model == "original" else FrameLifter)(layout, *rest)

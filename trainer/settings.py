@@ -40,7 +40,7 @@ class TrainSettings:
     """`parts`: arms, legs and torso have streams of their own beside a small shared one, so that a new pose of known
     parts is no new input. `dense`: every unit sees every joint."""
     frames: int = 1
-    """Frames of a window, 0.05 s apart; the last one is lifted."""
+    """Frames of a window, 0.05 s apart; the last one is lifted. tcn: a power of 3. transformer: a multiple of 3."""
     camera_input: CameraInput = "rays"
     """`rays`: true intrinsics at run time. `screen`: f = width / 2, for cameras whose intrinsics nobody knows."""
     learn_cameras: LearnCameras = "none"
@@ -75,7 +75,7 @@ class TrainSettings:
                 self.virtual_views > 0 or not self.camera_variation,
                 "0 without virtual views",
             ),
-            ("--frames", self.frames, self._frames_fit(), "1 for frame; 3, 9, 27, 81 or 243 for tcn; 2 or more else"),
+            ("--frames", self.frames, self._frames_fit(), "1; tcn: 3, 9, 27, 81 or 243; transformer: 3, 6, 9, ..."),
             ("--width", self.width, self.width >= 16 and self.width % 16 == 0, "a multiple of 16"),
             ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
             ("--batch", self.batch, self.batch >= 2, "at least 2 (batch norm needs two)"),
@@ -102,7 +102,9 @@ class TrainSettings:
     def _frames_fit(self) -> bool:
         if self.model == "tcn":
             return self.frames in (3, 9, 27, 81, 243)
-        return self.frames == 1 if self.model in ("frame", "original") else self.frames >= 2
+        if self.model == "transformer":
+            return self.frames >= 3 and self.frames % 3 == 0
+        return self.frames == 1
 
     @property
     def targeted(self) -> bool:
