@@ -8,8 +8,10 @@ import torch
 
 from edgelift.poses.cameras import camera_to_world, project
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.person import clips
 from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import skeleton
+from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.trainer.data import MultiView, load_multiview
 from edgelift.trainer.settings import TrainSettings
 from edgelift.trainer.virtual import VirtualViews, _upright
@@ -59,6 +61,32 @@ def test_virtual_people_have_people_s_bones_and_stand_on_the_floor() -> None:
             assert lengths[1].quantile(0.95) < 1.15 * lengths[0].max()
     feet = world[:, [H36M.joints.index(f"{side}_ankle") for side in ("left", "right")], 2]
     assert feet.median().item() == pytest.approx(0.1, abs=0.12)
+
+
+def test_lent_movements_are_made_by_the_person_s_own_bones_in_their_own_cameras() -> None:
+    person, *others = (
+        [
+            session
+            for session in film(clips(3.0, 60.0, 3, seed=4), studio_rig(), StudioSettings())
+            if session.subject == who
+        ]
+        for who in ("person1", "person2", "person3")
+    )
+    still = [replace(s, keypoints=s.keypoints[:, :1], timestamps=s.timestamps[:1], poses=None) for s in person[:1]] * 40
+    own, lent = (load_multiview(sessions, SETTINGS) for sessions in (still, [s for each in others for s in each]))
+    torch.manual_seed(0)
+    camera = own.camera[own.taught, 0].repeat(8)
+    rows = own.taught.repeat(8)
+    alone, helped = (
+        VirtualViews(own, H36M, lender=lender)(rows, camera)[1][..., :3] for lender in (None, VirtualViews(lent, H36M))
+    )
+    truth = person[0].poses
+    assert truth is not None
+    for parent, child in H36M.bones:
+        length = np.linalg.norm(truth[0, child] - truth[0, parent])
+        np.testing.assert_allclose((helped[:, child] - helped[:, parent]).norm(dim=-1).numpy(), length, rtol=0.02)
+    knees = [(p[:, 2] - p[:, 5]).norm(dim=-1).std().item() for p in (alone, helped)]
+    assert knees[1] > 1.3 * knees[0]  # who was only ever seen standing still now walks
 
 
 def test_virtual_people_face_everywhere_and_are_mirrored() -> None:

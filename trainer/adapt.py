@@ -2,7 +2,8 @@
 
 No label is read. The teacher is the reconstruction from all views. A short recording must not undo what a large one
 taught: an anchor holds the weights near the base's, and sessions of the base's own training, where they are at hand,
-are rehearsed. One view whose keypoints are never lifted in training says when to stop, or that nothing was won.
+are rehearsed: the person makes their movements too. One view whose keypoints are never lifted in training says when to
+stop, or that nothing was won.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def adapt(
 ) -> Adapted:  # fmt: skip
     """Adapt a lifter to sessions of two or more calibrated views (three, where one is held out).
 
-    rehearse: sessions that the base was trained on; every step then lifts as many frames of theirs, as the base did.
+    rehearse: other sessions, as those that the base was trained on; every step then lifts as many frames more in which
+    the people of `sessions`, with their own bones and before their own cameras, make the movements of those.
     Batch norm keeps the base's statistics. Where nothing beats the base on the held-out views, `best_step` is 0 and the
     model is the base. The held-out error is MPJPE with the absolute root, mm.
     """
@@ -71,8 +73,7 @@ def adapt(
     lifted, held_out = hold_out(data, settings.held_out_views)
     examples, model = [Examples(lifted, fed)], base.model()
     if rehearse:
-        as_trained = replace(fed, virtual_views=base.settings.virtual_views)
-        examples.append(Examples(load_multiview(rehearse, as_trained), as_trained))
+        examples.append(Examples(lifted, replace(fed, virtual_views=1.0), load_multiview(rehearse, fed)))
     anchor = [p.detach().clone() for p in model.parameters()]
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     curve: list[tuple[int, float]] = []

@@ -136,15 +136,20 @@ def _facts(
 
 
 class Examples:
-    """What a step is made of: frames of a data set, some of them filmed anew, and the loss of the lifted poses."""
+    """What a step is made of: frames of a data set, some of them filmed anew, and the loss of the lifted poses.
 
-    def __init__(self, data: MultiView, settings: TrainSettings) -> None:
+    lender: data whose movements are filmed anew instead of the data's own (VirtualViews).
+    """
+
+    def __init__(self, data: MultiView, settings: TrainSettings, lender: MultiView | None = None) -> None:
         self.data, self.settings = data, settings
         self.device = data.keypoints.device
         self.root = settings.input.skeleton.root
         self.virtual = None
         if settings.virtual_views:
-            self.virtual = VirtualViews(data, settings.input.skeleton, settings.camera_variation)
+            owner, variation = settings.input.skeleton, settings.camera_variation
+            lent = None if lender is None else VirtualViews(lender, owner)
+            self.virtual = VirtualViews(data, owner, variation, lent)
 
     def loss(self, model: Lifter, index: Tensor) -> Tensor:
         """Lift the views of the frames of an index (b,) into the taught rows and weigh the poses, metres."""

@@ -38,10 +38,16 @@ MOST_LARGER, TINY = 2.0, 1e-9  # exact keypoints leave nothing to make larger
 
 
 class VirtualViews:
-    """Films examples from the rows of a data set; draws from torch's global generator."""
+    """Films examples from the rows of a data set; draws from torch's global generator.
 
-    def __init__(self, data: MultiView, skeleton: Skeleton, camera_variation: float = 0.0) -> None:
-        self.data, self.skeleton, self.camera_variation = data, skeleton, camera_variation
+    lender: other recordings, whose movements are filmed instead of the data's own, by the data's cameras, with their
+    noise, and with the bones of the person in them.
+    """
+
+    def __init__(
+        self, data: MultiView, skeleton: Skeleton, camera_variation: float = 0.0, lender: VirtualViews | None = None
+    ) -> None:
+        self.data, self.skeleton, self.camera_variation, self.lender = data, skeleton, camera_variation, lender
         self.mirror = torch.tensor(skeleton.mirror)
         starts = torch.searchsorted(data.session, torch.arange(len(data.people) + 1, device=data.session.device))
         self.first, self.last = starts[:-1], starts[1:] - 1
@@ -59,7 +65,7 @@ class VirtualViews:
         Returns keypoints (b, frames, joints, 3) as the lifter is fed and target (b, joints, 4), camera frame, weight.
         """
         session = self.data.session[rows]
-        poses = self._on_stage(rows, session)
+        poses = self._on_stage(rows, session) if self.lender is None else self._lent(self.lender, session)
         changed = (torch.rand(len(rows), device=rows.device) < CHANGED).nonzero()[:, 0]
         if len(changed):
             poses[changed] = self._change(poses[changed], session[changed])
@@ -72,6 +78,13 @@ class VirtualViews:
         xyz = (windows[..., :3].nan_to_num() - self.middle[session][:, None, None]) @ _across(self.up[session])
         self._stand_in(xyz, windows[..., 3:])
         return torch.cat([xyz, windows[..., 3:]], -1)
+
+    def _lent(self, lender: VirtualViews, session: Tensor) -> Tensor:
+        """Let the people of these sessions (b,) move as somebody in the lender's recordings did."""
+        taught = lender.data.taught
+        rows = taught[torch.randint(len(taught), (len(session),), device=session.device)]
+        mover = lender.data.session[rows]
+        return self._resize(lender._on_stage(rows, mover), self.lengths[session] / lender.lengths[mover])
 
     def _play(self, rows: Tensor, session: Tensor) -> Tensor:
         """Windows of the target (b, frames, joints, 4) that end at these rows, slower, faster, or backwards."""
@@ -102,7 +115,7 @@ class VirtualViews:
     def _change(self, poses: Tensor, session: Tensor) -> Tensor:
         self._swap_limbs(poses)
         self._bend(poses[..., :3])
-        return self._resize(poses, session)
+        return poses if self.lender else self._resize(poses, self._other_bones(session))
 
     def _swap_limbs(self, poses: Tensor) -> None:
         """Some limbs move as in another window of the batch, turned to face the same way; in place."""
@@ -128,13 +141,18 @@ class VirtualViews:
                 at = xyz[:, :, pivot : pivot + 1]
                 xyz[:, :, members] = at + (xyz[:, :, members] - at) @ _across(turn)
 
-    def _resize(self, poses: Tensor, session: Tensor) -> Tensor:
-        """Give every bone a new length; the root's height follows the legs'."""
-        b, parents, device = len(poses), self.skeleton.parents, poses.device
-        spread = 1 + BONE_SPREAD * torch.randn(b, len(parents), device=device).clamp(-2.5, 2.5)
+    def _other_bones(self, session: Tensor) -> Tensor:
+        """(b, joints) factors of the bones' lengths: mostly another person's, and a little at random."""
+        b, device = len(session), session.device
+        spread = 1 + BONE_SPREAD * torch.randn(b, len(self.mirror), device=device).clamp(-2.5, 2.5)
         donor = self.people[torch.randint(len(self.people), (b,), device=device)]
         exchanged = torch.rand(b, 1, device=device) < OTHERS_BONES
-        factor = (spread + spread[:, self.mirror]) / 2 * torch.where(exchanged, donor / self.lengths[session], 1.0)
+        factor: Tensor = (spread + spread[:, self.mirror]) / 2
+        return factor * torch.where(exchanged, donor / self.lengths[session], 1.0)
+
+    def _resize(self, poses: Tensor, factor: Tensor) -> Tensor:
+        """Lengthen every bone by a factor (b, joints); the root's height follows the legs'."""
+        parents = self.skeleton.parents
         ankles = [j for j, name in enumerate(self.skeleton.joints) if name.endswith("_ankle")]
         tall = factor[:, [j for ankle in ankles for j in (ankle, parents[ankle])]].mean(1)[:, None, None]
         xyz, root = poses[..., :3], self.skeleton.root
