@@ -18,7 +18,7 @@ from edgelift.poses.cameras import Camera
 from edgelift.poses.motion import Clip, load_motion
 from edgelift.poses.rigs import read_rig
 from edgelift.poses.sessions import Session
-from edgelift.poses.studio import StudioSettings, film
+from edgelift.poses.studio import NoiseModel, StudioSettings, film
 from edgelift.trainer.settings import TrainSettings
 
 # of M: whom each fold tests; None is the data's own split (02, 49, golf1). Walking, sports and everyday movements in
@@ -37,6 +37,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "views_plain": PLAIN,
     "labels_best": {"supervision": "poses"},
     "views_best": {},
+    "labels_plain_long": {"supervision": "poses", **PLAIN, "epochs": 80},
     "views_best_long": {"epochs": 80},
     "views_other_cameras": {"camera_variation": 1.0},
     "labels_screen": {"supervision": "poses", **PLAIN, "camera_input": "screen"},
@@ -44,9 +45,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     "views_wrong_rig": PLAIN,
     "views_learnt_rig": {**PLAIN, "learn_cameras": "all"},
     "views_tcn27": {**TCN},
-    "views_tcn81": {**TCN, "frames": 81},
     "views_same_latency": {"width": 768},  # as slow as views_tcn27: same_latency.py
-    "views_transformer27": {"model": "transformer", "frames": 27},
+    **{
+        f"views_{name}_short": {**recipe, "epochs": 20}  # half of all others': two cores' sake
+        for name, recipe in (
+            ("best", {}),
+            ("tcn27", TCN),
+            ("tcn81", {**TCN, "frames": 81}),
+            ("transformer27", {**TCN, "model": "transformer"}),
+        )
+    },
 }
 # these train with every camera turned and moved in a random direction, and its focal length wrong
 MISCALIBRATED = ("views_wrong_rig", "views_learnt_rig")
@@ -55,7 +63,10 @@ WRONG_DEG, WRONG_M, WRONG_FOCAL = 2.0, 0.04, 0.04  # half of it costs 1.08 only
 
 @dataclass(frozen=True)
 class Case:
-    """One training: protocol (M, H), fold (0-2; 0 of H), noise (exact, noisy) and recipe."""
+    """One training: protocol (M, H), fold (0-2; 0 of H), noise and recipe.
+
+    noise: `exact`; `noisy`, like a detector's; `independent`, as large, but new in every frame.
+    """
 
     protocol: str
     fold: int
@@ -73,10 +84,10 @@ class Case:
         return TrainSettings(**(common | {"precision": "bf16", "seed": self.fold} | RECIPES[self.recipe]))
 
 
-def sessions(data: Path, case: Case, testing: bool) -> list[Session]:
+def sessions(data: Path, case: Case, testing: bool, settings: StudioSettings | None = None) -> list[Session]:
     """Film the training or the test side of a case, all views; `.only(SEEN)` of M's are trained on."""
     rig = {"M": "h36m_S9", "H": "humaneva_S1"}[case.protocol]
-    return through(data, rig, clips(data, case, testing), studio(case, testing))
+    return through(data, rig, clips(data, case, testing), settings or studio(case, testing))
 
 
 def through(data: Path, rig: str, motion: list[Clip], settings: StudioSettings) -> list[Session]:
@@ -86,11 +97,10 @@ def through(data: Path, rig: str, motion: list[Clip], settings: StudioSettings) 
 
 def studio(case: Case, testing: bool) -> StudioSettings:
     """Training and test noise have seeds of their own."""
-    noisy = case.noise == "noisy"
-    return StudioSettings(
-        noise_px=NOISE_PX[case.protocol] if noisy else 0.0, noise_model="detector", missing=MISSING if noisy else 0.0,
-        seed=int(testing),
-    )  # fmt: skip
+    if case.noise == "exact":
+        return StudioSettings(seed=int(testing))
+    model: NoiseModel = "detector" if case.noise == "noisy" else "independent"
+    return StudioSettings(noise_px=NOISE_PX[case.protocol], noise_model=model, missing=MISSING, seed=int(testing))
 
 
 def miscalibrated(camera: Camera, rng: np.random.Generator) -> Camera:

@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("protocol", choices=("M", "H"))
     parser.add_argument("fold", type=int, choices=range(len(FOLDS)))
-    parser.add_argument("noise", choices=("exact", "noisy"))
+    parser.add_argument("noise", choices=("exact", "noisy", "independent"))
     parser.add_argument("recipe", choices=RECIPES)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--width", type=int, default=512)
