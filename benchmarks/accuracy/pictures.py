@@ -15,13 +15,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-from adaptation import takes
+from adaptation import KINDS, REHEARSED, takes
 from matplotlib import pyplot
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from protocols import SEEN, Case, sessions
+from protocols import SEEN, Case, sessions, training_sessions
 
 from edgelift.poses.cameras import Camera, camera_to_world
 from edgelift.poses.metrics import mixed_mpjpe
@@ -29,7 +29,7 @@ from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import Skeleton
 from edgelift.poses.windows import LifterInput
 from edgelift.runtime.evaluate import lift_views
-from edgelift.trainer.adapt import AdaptSettings, adapt
+from edgelift.trainer.adapt import adapt
 from edgelift.trainer.checkpoint import load_checkpoint
 from edgelift.trainer.models import Lifter
 from edgelift.trainer.validation import module_lift
@@ -46,10 +46,11 @@ def lifted(
     """One later take of a person and its poses (frames, joints, 3), camera metres: three lifters', and the truth."""
     case = Case("M", fold, "noisy", "views_best")
     tests = [s.only(SEEN) for s in sessions(data, case, testing=True)]
-    take, later = takes(tests)[person]
+    take, later = next(pair for who, pair in takes(tests).items() if who.startswith(person))
     labelled = load_checkpoint(runs / Case("M", fold, "noisy", "labels_plain").name)
     base = load_checkpoint(runs / case.name)
-    adapted = adapt(base, take, AdaptSettings(held_out_views=0)).model
+    others = training_sessions(data, case)[::REHEARSED]
+    adapted = adapt(base, take, KINDS["later take, all views, rehearsed"][1], rehearse=others).model
     models = {"with 3D labels": labelled.model(), "label-free": base.model(), "label-free, adapted": adapted}
     shown = later[number]
     return shown, poses_of(models, base.settings.input, shown, view)
