@@ -135,14 +135,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="what run.py kept: M0_noisy_views_best, ...")
     parser.add_argument("--folds", default="0,1,2")
     parser.add_argument("--noise", choices=("exact", "noisy"), required=True, help="exact: as reported")
-    parser.add_argument("--kind", choices=KINDS, help="only this one")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    chosen = {
-        kind: settings
-        for kind, (noise, settings) in KINDS.items()
-        if noise == options.noise and options.kind in (None, kind)
-    }
+    chosen = {kind: settings for kind, (noise, settings) in KINDS.items() if noise == options.noise}
     rows = []
     for fold in map(int, options.folds.split(",")):
         assert fold < len(FOLDS)
