@@ -40,6 +40,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "labels_plain_long": {"supervision": "poses", **PLAIN, "epochs": 80},
     "views_best_long": {"epochs": 80},
     "views_other_cameras": {"camera_variation": 1.0},
+    "views_far_cameras": {"camera_variation": 2.0},
     "labels_screen": {"supervision": "poses", **PLAIN, "camera_input": "screen"},
     "views_screen": {**PLAIN, "camera_input": "screen"},
     "views_wrong_rig": PLAIN,

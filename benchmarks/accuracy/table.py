@@ -65,6 +65,7 @@ ROWS = (
     Row("5", "screen input", "M", "noisy", "views_screen", "labels_screen", 1.03, RELATIVE),
     *unseen("6", "views_best"),
     *unseen("6, cameras varied", "views_other_cameras"),
+    *unseen("6, cameras varied by 2", "views_far_cameras"),
     Row("7, H", "27 frames / frame", "H", "noisy", "views_tcn27", "views_best", 0.75),
     *(
         Row(f"7, H, {model}, 20 epochs", "sequence / frame", "H", "noisy", f"views_{model}_short", BEST_SHORT, 0.75)
