@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 
+from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session, save_session
 from edgelift.poses.skeletons import SKELETONS
 from edgelift.runtime.backends import OnnxRuntimeCpu
@@ -172,3 +173,14 @@ def test_bf16_training_ends_near_fp32(sessions: list[Session], tmp_path: Path) -
     ]
     assert scores[0] != scores[1]
     assert scores[1] < 1.1 * scores[0]
+
+
+@pytest.mark.parametrize(("model", "step"), [("tcn", 16), ("transformer", 32)])
+@pytest.mark.parametrize("trunk", ["parts", "dense"])
+def test_every_width_that_the_settings_take_makes_a_lifter(model: str, step: int, trunk: str) -> None:
+    kind = replace(TINY, model=model, trunk=trunk, frames=9)  # type: ignore[arg-type]
+    for width in range(step, 257, step):
+        lifter = build_model(replace(kind, width=width)).eval()
+        assert lifter(torch.rand(2, 9, 14, 3), torch.ones(2, 4)).isfinite().all()
+    with pytest.raises(EdgeliftError, match="--width"):
+        replace(kind, width=3 * step // 2)

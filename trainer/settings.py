@@ -76,7 +76,7 @@ class TrainSettings:
                 "0 without virtual views",
             ),
             ("--frames", self.frames, self._frames_fit(), "1; tcn: 3, 9, 27, 81 or 243; transformer: 3, 6, 9, ..."),
-            ("--width", self.width, self.width >= 16 and self.width % 16 == 0, "a multiple of 16"),
+            ("--width", self.width, self._width_fits(), "a multiple of 16; of 32 for transformer"),
             ("--epochs", self.epochs, self.epochs >= 1, "at least 1"),
             ("--batch", self.batch, self.batch >= 2, "at least 2 (batch norm needs two)"),
             ("--seed", self.seed, self.seed >= 0, "0 or more"),
@@ -98,6 +98,10 @@ class TrainSettings:
                 raise EdgeliftError(
                     f"--{name.replace('_', '-')}", str(value), " or ".join(known), "See `edgelift train --help`."
                 )
+
+    def _width_fits(self) -> bool:
+        step = 32 if self.model == "transformer" else 16  # attention is half as wide, and its heads share it evenly
+        return self.width >= step and self.width % step == 0
 
     def _frames_fit(self) -> bool:
         if self.model == "tcn":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,13 +52,10 @@ class VirtualViews:
         self.mirror = torch.tensor(skeleton.mirror)
         starts = torch.searchsorted(data.session, torch.arange(len(data.people) + 1, device=data.session.device))
         self.first, self.last = starts[:-1], starts[1:] - 1
-        sessions = [slice(a, b) for a, b in itertools.pairwise(starts.tolist())]
-        self.up = torch.stack([_upright(data.R[data.camera[part.start]]) for part in sessions])
-        self.middle = torch.stack([self._middle(part, up) for part, up in zip(sessions, self.up, strict=True)])
-        self.lengths, self.people = self._bone_lengths(sessions)
-        residuals = (self._residuals(part, noise) for part, noise in zip(sessions, data.noise.tolist(), strict=True))
-        self.residual = stored(residuals, data.target.device)
-        self.sightings = torch.cat([self._sightings(part) for part in sessions])
+        self.sessions = [slice(a, b) for a, b in itertools.pairwise(starts.tolist())]
+        self.up = torch.stack([_upright(data.R[data.camera[part.start]]) for part in self.sessions])
+        self.middle = torch.stack([self._middle(part, up) for part, up in zip(self.sessions, self.up, strict=True)])
+        self.lengths, self.people = self._bone_lengths(self.sessions)
 
     def __call__(self, rows: Tensor, camera: Tensor) -> tuple[Tensor, Tensor]:
         """Film the windows that end at these rows (b,), changed, with these cameras (b,).
@@ -214,6 +212,17 @@ class VirtualViews:
         heights = xyz[:, 2].sort().values
         stage: Tensor = torch.stack([*xyz[:, :2].mean(0), heights[int(FLOOR_QUANTILE * len(heights))]])
         return up.T @ stage
+
+    @cached_property
+    def residual(self) -> Tensor:
+        """(rows, views, joints, 3): see _residuals. A lender never needs them."""
+        parts = zip(self.sessions, self.data.noise.tolist(), strict=True)
+        return stored((self._residuals(part, noise) for part, noise in parts), self.data.target.device)
+
+    @cached_property
+    def sightings(self) -> Tensor:
+        """(n, 2): see _sightings."""
+        return torch.cat([self._sightings(part) for part in self.sessions])
 
     def _residuals(self, part: slice, noise: float) -> Tensor:
         """(rows, views, joints, 3): keypoint minus the target's projection, normalised image, and whether known."""
