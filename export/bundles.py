@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file as save_torch
 from torch import nn
 
-from edgelift.export.onnx_graph import PARITY_BATCHES, export_onnx, graph_inputs, parity_mm
+from edgelift.export.onnx_graph import PARITY_BATCHES, export_onnx, graph_facts, graph_inputs, parity_mm
 from edgelift.poses.windows import LifterInput
-from edgelift.runtime.bundle import ONNX, Bundle, write_bundle
+from edgelift.runtime.bundle import ONNX, REFERENCE, REFIT, WEIGHTS, Bundle, write_bundle
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,21 +56,23 @@ def export_bundle(
 
     def fill(folder: Path) -> None:
         graph = folder / ONNX
-        manifest["opset"] = export_onnx(model, fed.frames, len(fed.skeleton.joints), graph)
+        proto = export_onnx(model, fed.frames, len(fed.skeleton.joints), graph)
         worst = parity_mm(model, graph, reference.keypoints, reference.intrinsics)
+        manifest["opset"] = proto.opset_import[0].version
+        manifest["graph"] = graph_facts(proto, list(model.state_dict()))
         manifest["parity"] = {"worst_joint_mm": worst, "windows": len(reference.keypoints), "batches": PARITY_BATCHES}
-        manifest["inputs"] = graph_inputs(graph)
-        save_torch({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "weights.safetensors")
-        save_numpy(initializers(graph), folder / "refit.safetensors")
+        manifest["inputs"] = graph_inputs(proto)
+        save_torch({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS)
+        save_numpy(weights_of(proto, manifest["graph"]["parameters"]), folder / REFIT)
         np.savez_compressed(
-            folder / "reference.npz",
+            folder / REFERENCE,
             keypoints=reference.keypoints, intrinsics=reference.intrinsics, poses=reference.poses,
         )  # fmt: skip
 
     return write_bundle(path, manifest, fill)
 
 
-def initializers(graph: Path) -> dict[str, NDArray[Any]]:
-    """Return the float initializers of an ONNX file by name: what a refit replaces."""
-    tensors = {i.name: np.array(numpy_helper.to_array(i)) for i in onnx.load(graph).graph.initializer}
-    return {name: array for name, array in tensors.items() if array.dtype == np.float32}
+def weights_of(proto: onnx.ModelProto, parameters: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return the graph's weights by initializer name, batch norm folded in: what a refit replaces."""
+    tensors = {t.name: t for t in proto.graph.initializer}
+    return {name: np.array(numpy_helper.to_array(tensors[name])) for name in parameters}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -27,8 +29,8 @@ PARITY_LIMIT_MM = 0.01  # worst joint
 PARITY_BATCHES = (1, 2, 5, 64)
 
 
-def export_onnx(model: nn.Module, frames: int, joints: int, path: Path) -> int:
-    """Write the lifter's graph with a dynamic batch; check it; return the opset that was really written.
+def export_onnx(model: nn.Module, frames: int, joints: int, path: Path) -> onnx.ModelProto:
+    """Write the lifter's graph with a dynamic batch; check it, the opset that was really written too; return it.
 
     Exported unoptimised and then folded by the public passes: the exporter's own optimiser merges equal small tensors,
     so that initializer names would depend on the weights' values and a refit by name could hit the wrong tensor.
@@ -49,7 +51,7 @@ def export_onnx(model: nn.Module, frames: int, joints: int, path: Path) -> int:
         )
         if program is None:
             raise RuntimeError("torch.onnx.export returned no program")
-        proto = _fold(program.model)
+        proto = _bare(_fold(program.model))
     onnx.checker.check_model(proto, full_check=True)
     written = [o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")]
     if written != [OPSET] or any(n.op_type == "Attention" for n in proto.graph.node):
@@ -57,7 +59,7 @@ def export_onnx(model: nn.Module, frames: int, joints: int, path: Path) -> int:
             "exported graph", f"opset {written}", f"opset {OPSET} without Attention", "Report the torch version."
         )
     path.write_bytes(proto.SerializeToString())
-    return int(written[0])
+    return proto
 
 
 def _fold(model: Any) -> onnx.ModelProto:
@@ -70,6 +72,15 @@ def _fold(model: Any) -> onnx.ModelProto:
     return proto
 
 
+def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop what the exporter notes for people: paths of source files, which differ between checkouts."""
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    return proto
+
+
 @contextlib.contextmanager
 def _quiet() -> Any:
     """Keep the exporter's progress lines off standard output, which belongs to --json."""
@@ -79,13 +90,39 @@ def _quiet() -> Any:
         yield
 
 
-def graph_inputs(path: Path) -> list[dict[str, Any]]:
+def graph_facts(proto: onnx.ModelProto, parameters: Sequence[str]) -> dict[str, Any]:
+    """Return what makes two graphs the same but for their weights: what a refit may replace, and a digest of the rest.
+
+    parameters: names that hold weights. `signature` digests every node, every initializer's name, type and shape, in
+    order, and the values of constants; it depends on the versions of torch and onnxscript too.
+    """
+    graph = proto.graph
+    weights = [t for t in graph.initializer if t.name in set(parameters)]
+    tensors = [[t.name, _dtype(t.data_type), list(t.dims)] for t in graph.initializer]
+    constants = [
+        t.SerializeToString(deterministic=True).hex() for t in graph.initializer if t.name not in set(parameters)
+    ]
+    nodes = [n.SerializeToString(deterministic=True).hex() for n in graph.node]
+    told = json.dumps([tensors, constants, nodes])
+    return {
+        "signature": hashlib.sha256(told.encode()).hexdigest(),
+        "ops": [n.op_type for n in graph.node],
+        "initializers": tensors,
+        "parameters": [t.name for t in weights],
+    }
+
+
+def _dtype(code: int) -> str:
+    return onnx.helper.tensor_dtype_to_np_dtype(code).name
+
+
+def graph_inputs(proto: onnx.ModelProto) -> list[dict[str, Any]]:
     """Return the graph's inputs as the manifest lists them: name, dtype, shape (a string is a dynamic dimension)."""
-    graph = onnx.load(path).graph
+    graph = proto.graph
     return [
         {
             "name": value.name,
-            "dtype": onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            "dtype": _dtype(value.type.tensor_type.elem_type),
             "shape": [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim],
         }
         for value in graph.input

@@ -12,13 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.skeletons import Skeleton, skeleton
 from edgelift.poses.windows import LifterInput
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 ONNX = "lifter.onnx"
+WEIGHTS = "weights.safetensors"
+REFIT = "refit.safetensors"
+REFERENCE = "reference.npz"
+ADDED = ("graphs", "engines")  # folders that may grow after sealing, each file with a sidecar: see attachments.py
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,11 @@ class Bundle:
         """The portable graph."""
         return self.path / ONNX
 
+    def reference(self) -> dict[str, NDArray[np.float32]]:
+        """Held-out input: keypoints (n, frames, joints, 3), intrinsics (n, 4), poses (n, joints, 3) metres or NaN."""
+        with np.load(self.path / REFERENCE, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in ("keypoints", "intrinsics", "poses")}
+
 
 def load_bundle(path: Path) -> Bundle:
     """Read the manifest and verify the sha256 of every file before any of them is deserialised."""
@@ -61,6 +73,7 @@ def load_bundle(path: Path) -> Bundle:
     if sealed != seal(manifest):
         raise EdgeliftError(str(manifest_path), "contents that do not fit its seal", "an unedited manifest", remedy)
     present = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} - {MANIFEST}
+    present = {name for name in present if name.partition("/")[0] not in ADDED}
     if present != set(files):
         raise EdgeliftError(str(path), f"files {sorted(present)}", f"{sorted(files)}", remedy)
     for name, expected in files.items():
@@ -99,4 +112,9 @@ def seal(manifest: dict[str, Any]) -> str:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return digest(path.read_bytes())
+
+
+def digest(data: bytes) -> str:
+    """Hex digest of bytes."""
+    return hashlib.sha256(data).hexdigest()

@@ -2,46 +2,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import nn
 
 from edgelift.export import onnx_graph
-from edgelift.export.bundles import Reference, export_bundle, initializers
-from edgelift.export.onnx_graph import OPSET, export_onnx
+from edgelift.export.bundles import export_bundle
+from edgelift.export.onnx_graph import OPSET, export_onnx, graph_facts
 from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.backends import OnnxRuntimeCpu
 from edgelift.runtime.bundle import load_bundle
 from edgelift.trainer.models import Lifter, build_model
 from edgelift.trainer.settings import TrainSettings
 
-TINY = TrainSettings(width=32)
-
-
-def trained_looking(seed: int) -> Lifter:
-    """A lifter whose batch norms have seen data."""
-    torch.manual_seed(seed)
-    model = build_model(TINY).train()
-    for _ in range(3):
-        model(*some_input(64, seed))
-    return model.eval()
-
-
-def some_input(n: int, seed: int = 0, missing: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    keypoints = torch.rand(n, 1, 14, 3, generator=g) * 900
-    keypoints[..., 2] = (torch.rand(n, 1, 14, generator=g) >= missing).float()
-    return keypoints, torch.tensor([[1100.0, 1100, 500, 500]]).repeat(n, 1)
-
-
-def reference(n: int = 70) -> Reference:
-    keypoints, intrinsics = (t.numpy() for t in some_input(n))
-    return Reference(keypoints, intrinsics, np.full((n, 14, 3), np.nan, np.float32))
+from .lifters import KINDS, TINY, reference, some_input, trained_looking
 
 
 @pytest.fixture(scope="module")
@@ -70,32 +50,46 @@ def test_missing_joints_may_hold_anything(bundle_path: Path) -> None:
             np.testing.assert_array_equal(backend(spoilt.numpy(), intrinsics.numpy()), expected)
 
 
-def test_initializer_names_survive_seeds_and_equal_weights(tmp_path: Path) -> None:
-    fresh = build_model(TINY).eval()  # as initialised: equal batch norms, the exporter's deduplication trap
-    graphs = []
-    for i, model in enumerate((trained_looking(1), trained_looking(2), fresh)):
-        export_onnx(model, 1, 14, tmp_path / f"{i}.onnx")
-        graph = onnx.load(tmp_path / f"{i}.onnx").graph
-        graphs.append(([(t.name, tuple(t.dims)) for t in graph.initializer], [n.op_type for n in graph.node]))
-    assert graphs[0] == graphs[1] == graphs[2]
-    assert "BatchNormalization" not in graphs[0][1]
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_signature_survives_seeds_and_values_and_nothing_else(tmp_path: Path, kind: str) -> None:
+    settings = KINDS[kind]
+    fresh = build_model(settings).eval()  # as initialised: equal batch norms, the exporter's deduplication trap
+    models = [trained_looking(1, settings), trained_looking(2, settings), fresh]
+    facts = [facts_of(model, settings, tmp_path / f"{i}.onnx") for i, model in enumerate(models)]
+    assert facts[0] == facts[1] == facts[2]
+    assert "BatchNormalization" not in facts[0]["ops"]
+    assert ("LayerNormalization" in facts[0]["ops"]) == (kind == "transformer")
+    assert "Attention" not in facts[0]["ops"]
+    wider = facts_of(build_model(replace(settings, width=64)), settings, tmp_path / "wider.onnx")
+    assert wider["signature"] != facts[0]["signature"]
 
 
-def test_every_linear_layer_keeps_its_name_and_refit_replaces_it(tmp_path: Path) -> None:
-    a, b = trained_looking(1), trained_looking(2)
-    for name, model in (("a", a), ("b", b)):
-        export_onnx(model, 1, 14, tmp_path / f"{name}.onnx")
-    names = set(initializers(tmp_path / "a.onnx"))
-    assert {"head.weight", "head.bias", "trunk.0.weight", "trunk.4.layers.0.bias"} <= names
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(v) for v in initializers(tmp_path / "b.onnx").values()]
-    for name, value in zip(initializers(tmp_path / "b.onnx"), values, strict=True):
-        options.add_initializer(name, value)
-    refitted = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), options, providers=["CPUExecutionProvider"])
-    keypoints, intrinsics = some_input(5)
-    given = refitted.run(None, {"keypoints": keypoints.numpy(), "intrinsics": intrinsics.numpy()})[0]
-    np.testing.assert_allclose(given, b(keypoints, intrinsics).detach().numpy(), atol=1e-5)
+def facts_of(model: Lifter, settings: TrainSettings, path: Path) -> dict[str, Any]:
+    return graph_facts(export_onnx(model, settings.frames, 14, path), list(model.state_dict()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_layer_with_weights_keeps_its_name(tmp_path: Path, kind: str) -> None:
+    settings = KINDS[kind]
+    model = trained_looking(1, settings)
+    facts = facts_of(model, settings, tmp_path / "a.onnx")
+    folded = {
+        f"{name}.{part}" for name, m in model.named_modules() if isinstance(m, nn.BatchNorm1d) for part in BATCH_NORM
+    }
+    assert set(facts["parameters"]) == set(model.state_dict()) - folded
+    shapes = {name: shape for name, _, shape in facts["initializers"]}
+    for name, tensor in model.state_dict().items():
+        if name not in folded:
+            assert shapes[name] == list(tensor.shape)
+
+
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def test_the_graph_holds_no_path_of_the_machine_it_was_made_on(bundle_path: Path) -> None:
+    graph = (bundle_path / "lifter.onnx").read_bytes()
+    assert b".py" not in graph
+    assert str(Path(__file__).resolve().parents[1]).encode() not in graph
 
 
 def test_the_bundle_holds_exactly_what_the_manifest_says(bundle_path: Path) -> None:
@@ -107,7 +101,7 @@ def test_the_bundle_holds_exactly_what_the_manifest_says(bundle_path: Path) -> N
     assert manifest["parity"]["worst_joint_mm"] <= 0.01
     assert [i["name"] for i in manifest["inputs"]] == ["keypoints", "intrinsics"]
     assert manifest["inputs"][0]["shape"][1:] == [1, 14, 3]
-    assert load_file(bundle_path / "refit.safetensors").keys() == initializers(bundle_path / "lifter.onnx").keys()
+    assert list(load_file(bundle_path / "refit.safetensors")) == sorted(manifest["graph"]["parameters"])
 
 
 @pytest.mark.parametrize("name", ["lifter.onnx", "weights.safetensors", "reference.npz"])

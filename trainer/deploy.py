@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors.torch import load_file
 
 from edgelift.export.bundles import Reference, export_bundle
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import load_arrays
-from edgelift.runtime.bundle import Bundle
+from edgelift.runtime.bundle import REFERENCE, WEIGHTS, Bundle, load_bundle
 from edgelift.trainer.checkpoint import load_checkpoint
-from edgelift.trainer.reference import REFERENCE
 
 
 def export_run(run: Path, path: Path) -> Bundle:
@@ -28,3 +29,14 @@ def export_run(run: Path, path: Path) -> Bundle:
         "reference_held_out": bool(arrays["held_out"]),
     }
     return export_bundle(checkpoint.model(), path, checkpoint.settings.input, reference, training)
+
+
+def bundle_of(run: Path, path: Path) -> Bundle:
+    """Export a run to `path`, or open the bundle there if it is of this run's lifter; EdgeliftError if of another's."""
+    if not path.exists():
+        return export_run(run, path)
+    bundle = load_bundle(path)
+    own, there = load_checkpoint(run).model().state_dict(), load_file(bundle.path / WEIGHTS)
+    if own.keys() != there.keys() or not all(torch.equal(own[name], there[name]) for name in own):
+        raise EdgeliftError(str(path), f"another lifter than {run}'s", "a bundle of this run", "Choose another -o.")
+    return bundle

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from edgelift.poses.cameras import world_to_camera
 from edgelift.poses.sessions import Session, save_arrays
+from edgelift.runtime.bundle import REFERENCE
 from edgelift.trainer.settings import TrainSettings
 
-REFERENCE = "reference.npz"
 REFERENCE_WINDOWS = 512
 
 
