@@ -55,8 +55,9 @@ def reference_poses(session: Session) -> NDArray[np.float64]:
     return session.triangulate()[0]
 
 
-def backend_lift(backend: Backend, batch: int = 256) -> Lift:
+def backend_lift(backend: Backend) -> Lift:
     """Return a runtime backend as a function of any number of windows."""
+    batch = backend.max_batch or 256
 
     def lift(windows: NDArray[np.float32], intrinsics: NDArray[np.float32]) -> NDArray[np.float32]:
         starts = range(0, len(windows), batch)
