@@ -1,0 +1,81 @@
+"""`edgelift refit`: an old bundle's engines with a new one's weights, kept in the new one; or why they are rebuilt."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from edgelift.poses.errors import EdgeliftError
+from edgelift.runtime.attachments import Attachment, attach, find, remove
+from edgelift.runtime.backends import open_backend
+from edgelift.runtime.budget import BUDGETS, Budget, change, enforce
+from edgelift.runtime.bundle import Bundle
+from edgelift.runtime.cuda import Pycuda, find_gpu
+from edgelift.runtime.engines.flavours import load
+from edgelift.runtime.engines.refit import EngineRefitter, decide, refit, weights_for
+from edgelift.runtime.engines.store import obstacle, rebuild_command, verify_plan
+from edgelift.runtime.evaluate import backend_lift
+
+
+def renew(old: Bundle, new: Bundle, check: bool = False) -> list[dict[str, Any]]:
+    """Refit every engine of `old` that takes the weights of `new`; check only decides, which needs no GPU.
+
+    One dict an engine: engine, refit, reason; path of the new one; or rebuild, the command. EdgeliftError where a refit
+    fails or a refitted engine leaves its budget: nothing of it is kept then.
+    """
+    engines = find(old, "engines", lambda f: f["kind"] == "engine")
+    if not engines:
+        raise EdgeliftError(str(old.path), "no engine", "a bundle with engines", "Run: edgelift build BUNDLE")
+    return [_renewed(engine, old, new, check) for engine in engines]
+
+
+def _renewed(engine: Attachment, old: Bundle, new: Bundle, check: bool) -> dict[str, Any]:
+    decision = decide(engine.facts, old, new)
+    told = {"engine": engine.path.name} | asdict(decision)
+    if not decision.refit:
+        return told | {"rebuild": rebuild_command(new, engine.facts)}
+    return told if check else told | {"path": str(_refitted(engine, new).path)}
+
+
+def _refitted(engine: Attachment, new: Bundle) -> Attachment:
+    from edgelift.runtime.backends.tensorrt import open_engine
+
+    facts = engine.facts
+    trt = load(facts["flavour"])
+    why_not = obstacle(facts, trt.version, find_gpu())
+    if why_not is not None:
+        raise EdgeliftError(
+            engine.path.name, why_not, "an engine that runs here", f"Run: {rebuild_command(new, facts)}"
+        )
+    plan = verify_plan(engine)
+    cuda = Pycuda()
+    with cuda:
+        opened = open_engine(trt, plan, engine.path.name)
+        refit(EngineRefitter(trt, opened), weights_for(facts, new), constants_of(new))
+        memory = opened.serialize()
+    cuda.close()
+    if memory is None:
+        raise EdgeliftError(engine.path.name, "no plan", "a refitted engine", f"Run: {rebuild_command(new, facts)}")
+    kept = attach(new, "engines", engine.path.name, bytes(memory), facts | {"refitted_from": facts["sha256"]})
+    try:
+        return attach(new, "engines", engine.path.name, bytes(memory), kept.facts | _parity(new, facts))
+    except EdgeliftError:
+        remove(kept)
+        raise
+
+
+def constants_of(bundle: Bundle) -> set[str]:
+    """Names of the graph's tensors that are no weights; the signature vouches for their values."""
+    graph = bundle.manifest["graph"]
+    return {name for name, _, _ in graph["initializers"]} - set(graph["parameters"])
+
+
+def _parity(new: Bundle, facts: dict[str, Any]) -> dict[str, Any]:
+    """Run the refitted engine on the new bundle's reference set; EdgeliftError where it leaves its budget."""
+    arrays = new.reference()
+    windows, cameras = arrays["keypoints"], arrays["intrinsics"]
+    budget = Budget(**facts["budget"]) if "budget" in facts else BUDGETS[facts["precision"]]
+    with open_backend(new, "cpu") as plain, open_backend(new, facts["flavour"], facts["precision"]) as engine:
+        moved = change(backend_lift(plain)(windows, cameras), backend_lift(engine)(windows, cameras), arrays["poses"])
+    enforce(f"{facts['precision']}, refitted", moved, budget, force=False)
+    return {"engine_parity": asdict(moved)}
