@@ -6,14 +6,42 @@ BIN := $(VENV)/bin
 # what a device has: Python 3.10 (JetPack 6), numpy, onnxruntime; no torch
 DEVICE_PYTHON ?= python3.10
 DEVICE := .venv-3.10
-NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,cli export live packaging readme report trainer))
+NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,aarch64 bindings cli cuda engines export live packaging precision readme refit report tensorrt_backend trainer triton))
 
-.PHONY: demo test lint test-device clean
+# NVIDIA's Python bindings without NVIDIA's libraries. Tests load them over stubs: what TensorRT's classes have in each
+# version, and how CUDA is called. pycuda has no wheel; it is compiled once (a minute and a half, needs gcc and Python.h).
+BINDINGS := .bindings
+BINDINGS_BUILD := $(BINDINGS)/build
+TENSORRT_BINDINGS := tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.16.1.11 tensorrt-cu13-bindings==11.4.0.106
+CUDA_HEADERS := nvidia-cuda-runtime==13.0.96 nvidia-cuda-profiler-api==13.0.85
+PYCUDA := pycuda==2026.1
+CUDA_BINDINGS := cuda-bindings==13.5.0
+define PYCUDA_SITECONF
+CUDA_ENABLE_CURAND = False
+CUDA_INC_DIR = ["$(CURDIR)/$(BINDINGS_BUILD)/headers/nvidia/cu13/include"]
+CUDADRV_LIB_DIR = ["$(CURDIR)/$(BINDINGS_BUILD)"]
+CXXFLAGS = ["-O0", "-g0"]
+LDFLAGS = ["-Wl,-z,lazy"]
+endef
+export PYCUDA_SITECONF
+
+# Triton's configuration schema, beside the environment: the package pins other versions of protobuf and ml_dtypes
+TRITON := $(BINDINGS)/triton
+
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint test-device bindings resolve-aarch64 clean
 demo: $(VENV)/.installed
 	$(BIN)/edgelift demo -o demo
 
-test: $(VENV)/.installed lint
+test: $(VENV)/.installed bindings lint
 	$(BIN)/pytest
+
+bindings: $(BINDINGS)/.installed $(TRITON)/.installed
+
+# part of `test` too; alone it says what a Jetson's pip would find
+resolve-aarch64: $(VENV)/.installed
+	$(BIN)/pytest tests/test_aarch64.py
 
 lint: $(VENV)/.installed .typing/edgelift
 	$(BIN)/ruff check .
@@ -23,7 +51,7 @@ lint: $(VENV)/.installed .typing/edgelift
 
 $(VENV)/.installed: pyproject.toml constraints-3.11.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-3.11.txt -e '.[train,cpu,dev]'
+	$(PIP) -c constraints-3.11.txt -e '.[train,cpu,rtx,dev]'
 	touch $@
 
 test-device: $(DEVICE)/.installed
@@ -34,10 +62,31 @@ $(DEVICE)/.installed: pyproject.toml constraints-3.10.txt
 	$(DEVICE)/bin/pip install --quiet --disable-pip-version-check -c constraints-3.10.txt -e '.[cpu]' pytest hypothesis
 	touch $@
 
+$(BINDINGS)/.installed: | $(VENV)/.installed
+	rm -rf $(BINDINGS)
+	mkdir -p $(BINDINGS_BUILD)
+	for wheel in $(TENSORRT_BINDINGS); do \
+		$(PIP) --no-deps --target $(BINDINGS)/$${wheel#*==} $$wheel || exit 1; \
+	done
+	$(PIP) --no-deps --target $(BINDINGS_BUILD)/headers $(CUDA_HEADERS)
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --no-binary pycuda -d $(BINDINGS_BUILD) $(PYCUDA)
+	tar -xzf $(BINDINGS_BUILD)/$(subst ==,-,$(PYCUDA)).tar.gz -C $(BINDINGS_BUILD)
+	echo "$$PYCUDA_SITECONF" > $(BINDINGS_BUILD)/$(subst ==,-,$(PYCUDA))/siteconf.py
+	echo 'int cuInit(unsigned flags) { return 0; }' \
+		| gcc -shared -fPIC -x c - -Wl,-soname,libcuda.so.1 -o $(BINDINGS_BUILD)/libcuda.so
+	$(PIP) --target $(BINDINGS)/cuda $(BINDINGS_BUILD)/$(subst ==,-,$(PYCUDA)) $(CUDA_BINDINGS)
+	rm -rf $(BINDINGS_BUILD)
+	touch $@
+
+$(TRITON)/.installed: $(BINDINGS)/.installed
+	rm -rf $(TRITON)
+	$(PIP) --no-deps --target $(TRITON) tritonclient==2.73.0
+	touch $@
+
 # static tools cannot see an editable install's import hook: this link shows them the package under its own name
 .typing/edgelift:
 	mkdir -p .typing
 	ln -sfn .. $@
 
 clean:
-	rm -rf $(VENV) $(DEVICE) .typing build *.egg-info demo
+	rm -rf $(VENV) $(DEVICE) $(BINDINGS) .typing build *.egg-info demo

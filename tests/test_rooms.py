@@ -16,11 +16,11 @@ FLOORS = {"poses": 1, "runtime": 2, "calibration": 2, "export": 3, "trainer": 4,
 
 
 def room_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+    return path.relative_to(ROOT).parts[0]
 
 
 def sources() -> list[Path]:
-    return [p for room in FLOORS for p in ([ROOT / "cli.py"] if room == "cli" else sorted((ROOT / room).rglob("*.py")))]
+    return [p for room in FLOORS for p in sorted((ROOT / room).rglob("*.py"))]
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -1,100 +1,16 @@
-"""The command line: one thin command a verb; it parses, calls, prints. Heavy imports stay inside the commands."""
+"""Commands that make recordings and lifters, and use them."""
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from edgelift.poses.errors import EdgeliftError, missing_extra
-
-app = typer.Typer(
-    help="Train 2D-to-3D pose lifters from multi-view 2D keypoints without 3D labels, and run them live.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-# everything for people goes to standard error: standard output is for --json and for `-` sinks
-say = Console(stderr=True, highlight=False, soft_wrap=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
-Sessions = Annotated[list[Path], typer.Argument(help="Session files (.npz), or directories of them.")]
-Units = Annotated[Literal["m", "mm"] | None, typer.Option(help="Unit of the camera file's translations.")]
-
-SECONDS_A_LINE = 10.0  # between progress lines where no bar can be drawn
-TRAIN_MODULES = ("torch", "safetensors", "onnx", "onnxscript", "matplotlib")
-EXTRAS = dict.fromkeys(TRAIN_MODULES, "train") | {"onnxruntime": "cpu"}
-
-
-def main() -> None:
-    """Run the command line; a user's mistake is one message and exit code 2, never a traceback."""
-    try:
-        app()
-    except EdgeliftError as error:
-        _stop(error)
-    except OSError as error:
-        what = f"{error.filename or 'a file'}"
-        _stop(EdgeliftError(what, f"{error.strerror or error}", "a path to read or write", "Check path and rights."))
-    except ModuleNotFoundError as error:
-        name = (error.name or "").partition(".")[0]
-        if name not in EXTRAS:
-            raise
-        _stop(missing_extra(name, EXTRAS[name]))
-
-
-def _stop(error: EdgeliftError) -> None:
-    say.print(f"[bold red]error:[/] {_escape(str(error))}")
-    sys.exit(2)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-def _finish(result: dict[str, Any], as_json: bool, *lines: str) -> None:
-    if as_json:
-        sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
-    for line in lines:
-        say.print(_escape(line))
-
-
-@contextmanager
-def _progress(label: str) -> Iterator[Callable[[int, int | None, str], None]]:
-    """Yield a function of (done, total, note): a bar on a terminal, elsewhere (a log) a line now and then."""
-    if not say.is_terminal:
-        yield _line_now_and_then(label)
-        return
-    columns = (
-        TextColumn(label),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=say) as progress:
-        task = progress.add_task(label, total=None, note="")
-        yield lambda done, total, note: progress.update(task, completed=done, total=total, note=note)
-
-
-def _line_now_and_then(label: str) -> Callable[[int, int | None, str], None]:
-    told_at = time.monotonic()
-
-    def tell(done: int, total: int | None, note: str) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at >= SECONDS_A_LINE:
-            told_at = time.monotonic()
-            say.print(_escape(f"{label} {done}{'' if total is None else f'/{total}'} {note}"))
-
-    return tell
+from edgelift.cli.output import Json, Sessions, Units, app, escape, finish, progress, say
+from edgelift.poses.errors import EdgeliftError
 
 
 @app.command(epilog="Example: edgelift simulate -o sessions/train --seed 0")
@@ -135,15 +51,15 @@ def simulate(
     if output.is_dir() and any(output.glob("*.npz")):
         raise EdgeliftError(f"-o {output}", "sessions there already", "a new folder", "Choose another -o.")
     frames = sessions = 0
-    with _progress("filming") as progress:
+    with progress("filming") as tell:
         for session in film(source, filmed, settings):
             save_session(session, output / f"{session.name}.npz")
             sessions, frames = sessions + 1, frames + session.keypoints.shape[1]
-            progress(sessions, None, session.name)
+            tell(sessions, None, session.name)
     if not sessions:
         raise EdgeliftError(f"{motion}", "no clip as long as a session", "clips of 2 s or more", "Name another motion.")
     result = {"sessions": sessions, "frames": frames, "cameras": [c.name for c in filmed], "output": str(output)}
-    _finish(result, as_json, f"{sessions} sessions, {frames} multi-view frames, {len(filmed)} cameras -> {output}/")
+    finish(result, as_json, f"{sessions} sessions, {frames} multi-view frames, {len(filmed)} cameras -> {output}/")
 
 
 @app.command(
@@ -177,7 +93,7 @@ def convert(
         result, lines = convert_openpose(source, output, skeleton, fps, cameras, units, view or [], select, size)
     else:
         result, lines = convert_videopose3d(source, output, skeleton, fps, cameras, units, poses)
-    _finish(result, as_json, *lines)
+    finish(result, as_json, *lines)
 
 
 @app.command(epilog="Example: edgelift triangulate balancing.npz -o balancing.trc")
@@ -190,7 +106,7 @@ def triangulate(
     from edgelift.poses.conversion import triangulate_session
 
     result, lines = triangulate_session(session, output)
-    _finish(result, as_json, *lines)
+    finish(result, as_json, *lines)
 
 
 @app.command(epilog="Example: edgelift train sessions/train --validate sessions/test --epochs 40 -o runs/first")
@@ -261,12 +177,12 @@ def train(
     say.quiet = parallel.rank() > 0
     loaded, held_out = SessionFiles(sessions), SessionFiles(validate or [])
     say.print(f"{fit.describe(settings)}; {len(loaded)} sessions")
-    with _progress("training") as progress:
+    with progress("training") as tell:
         result = fit.train(
             loaded, output, settings, held_out,
-            lambda epoch, epochs, row: progress(epoch, epochs, _figures(row)),
+            lambda epoch, epochs, row: tell(epoch, epochs, _figures(row)),
             device, compiled,
-            lambda done, total: progress(done, total, "sessions prepared"),
+            lambda done, total: tell(done, total, "sessions prepared"),
         )  # fmt: skip
     if say.quiet:
         return
@@ -274,27 +190,11 @@ def train(
     facts = result.to_dict()
     against = f"against {result.validation_against}"
     last = f", validation MPJPE {result.validation[-1][1]:.1f} mm {against}" if result.validation else ""
-    _finish(facts, as_json, f"{epochs} epochs, {facts['frames_per_second']} frames/s{last} -> {facts['checkpoint']}")
+    finish(facts, as_json, f"{epochs} epochs, {facts['frames_per_second']} frames/s{last} -> {facts['checkpoint']}")
 
 
 def _figures(row: dict[str, float]) -> str:
     return ", ".join(f"{name} {row[name]:.4g}" for name in ("loss", "validation_mpjpe_mm") if name in row)
-
-
-@app.command(epilog="Example: edgelift export runs/first -o bundles/first")
-def export(
-    run: Annotated[Path, typer.Argument(help="A run directory of `edgelift train`.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle directory to make.")],
-    as_json: Json = False,
-) -> None:
-    """Export a run to a bundle: ONNX graph, weights, reference set, manifest with hashes."""
-    from edgelift.trainer.deploy import export_run
-
-    bundle = export_run(run, output)
-    parity, opset = bundle.manifest["parity"], bundle.manifest["opset"]
-    result = {"bundle": str(bundle.path), "parity_mm": parity["worst_joint_mm"], "opset": opset}
-    line = f"opset {opset}, ONNX Runtime within {parity['worst_joint_mm']:.5f} mm of PyTorch -> {bundle.path}/"
-    _finish(result, as_json, line)
 
 
 @app.command(epilog="Example: edgelift lift bundles/first --source balancing.npz --camera cam_01 --sink poses.jsonl")
@@ -303,11 +203,17 @@ def lift(
     source: Annotated[Path, typer.Option(help="A session to replay.")],
     camera: Annotated[str | None, typer.Option(help="Which of its cameras.")] = None,
     sink: Annotated[str, typer.Option(help="JSON-lines file, or - for standard output.")] = "-",
+    backend: Annotated[
+        Literal["cpu", "cuda", "tensorrt", "rtx"], typer.Option(help="What lifts; that one or an error.")
+    ] = "cpu",
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8", "fp8"], typer.Option(help="Which of the bundle's graphs or engines.")
+    ] = "fp32",
     fast: Annotated[bool, typer.Option("--fast", help="As fast as it goes, instead of the recording's rate.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Lift a stream of keypoints, one frame at a time, with ONNX Runtime on the CPU."""
-    from edgelift.runtime.backends import OnnxRuntimeCpu
+    """Lift a stream of keypoints, one frame at a time."""
+    from edgelift.runtime.backends import open_backend
     from edgelift.runtime.bundle import load_bundle
     from edgelift.runtime.lift import lift_stream
     from edgelift.runtime.sinks.jsonl import JsonLines
@@ -317,11 +223,11 @@ def lift(
         raise EdgeliftError("--json", "--sink - as well", "one of them on standard output", "Give --sink a file.")
     loaded = load_bundle(bundle)
     replay = Replay(source, camera, fast)
-    with OnnxRuntimeCpu(loaded) as backend, JsonLines(sink) as lines:
-        summary = lift_stream(loaded, backend, replay, lines.write)
+    with open_backend(loaded, backend, precision) as lifter, JsonLines(sink) as lines:
+        summary = lift_stream(loaded, lifter, replay, lines.write)
     facts = summary.to_dict()
     t = facts["latency_ms"]
-    _finish(
+    finish(
         facts, as_json,
         f"{facts['lifted']} of {facts['frames']} frames lifted by {facts['provider']}, {facts['dropped']} dropped; "
         f"latency ms p50 {t['p50']} p90 {t['p90']} p99 {t['p99']} max {t['max']} -> {sink}",
@@ -333,19 +239,21 @@ def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
     sessions: Sessions,
     camera: Annotated[list[str] | None, typer.Option(help="Only these cameras (repeatable).")] = None,
+    backend: Annotated[Literal["cpu", "cuda", "tensorrt", "rtx"], typer.Option(help="What lifts.")] = "cpu",
+    precision: Annotated[Literal["fp32", "fp16", "int8", "fp8"], typer.Option(help="Which graph or engine.")] = "fp32",
     as_json: Json = False,
 ) -> None:
     """Score a bundle's lifter against the sessions' truth, or against triangulation where there is none."""
     from edgelift.poses.sessions import load_sessions
-    from edgelift.runtime.backends import OnnxRuntimeCpu
+    from edgelift.runtime.backends import open_backend
     from edgelift.runtime.bundle import load_bundle
     from edgelift.runtime.evaluate import backend_lift
     from edgelift.runtime.evaluate import evaluate as run
 
     loaded = load_bundle(bundle)
-    with OnnxRuntimeCpu(loaded, threads=2) as backend:
-        scores = run(backend_lift(backend), load_sessions(sessions), loaded.input, camera or ())
-    _finish(scores, as_json)
+    with open_backend(loaded, backend, precision, threads=2) as lifter:
+        scores = run(backend_lift(lifter), load_sessions(sessions), loaded.input, camera or ())
+    finish(scores, as_json)
     if not as_json:
         _print_scores(scores)
 
@@ -387,9 +295,5 @@ def demo(
     """Do the main job on an embedded default: simulate, train without labels, export, lift, evaluate, report."""
     from edgelift.trainer.demo import run_demo
 
-    result = run_demo(output, epochs, width, seed, lambda line: say.print(_escape(line)))
-    _finish(result, as_json, f"open {result['report']}")
-
-
-if __name__ == "__main__":
-    main()
+    result = run_demo(output, epochs, width, seed, lambda line: say.print(escape(line)))
+    finish(result, as_json, f"open {result['report']}")

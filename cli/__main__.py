@@ -1,0 +1,5 @@
+"""`python -m edgelift.cli`."""
+
+from edgelift.cli import main
+
+main()
