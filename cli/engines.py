@@ -228,11 +228,11 @@ def bench(
             load_bundle(bundle), backend.split(","), precision.split(","), _numbers(batch), settings, progress=tell
         )
     lines = [f"{s['backend']} {s['precision']}: {s['reason']}" for s in report.skipped]
+    if not report.rows:
+        raise EdgeliftError(f"--backend {backend}", "; ".join(lines), "one that runs here", "See `edgelift doctor`.")
     if plot is not None:
         harness.plot(report, plot)
         lines.append(f"-> {plot}")
-    if not report.rows:
-        raise EdgeliftError(f"--backend {backend}", "; ".join(lines), "one that runs here", "See `edgelift doctor`.")
     finish(report.to_dict(), as_json, *lines)
     if not as_json:
         _print_rows(report.rows)
@@ -258,10 +258,11 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         "max_us",
         "throughput_per_s",
     )
-    table = Table(*(k.removesuffix("_us") for k in keys[:-1]), "per s", box=None)
-    say.print("microseconds a call, host to host, nothing clipped; windows per second")
+    table = Table(*(k.removesuffix("_us") for k in keys[:-1]), "per s", "missed", box=None)
+    say.print("microseconds a call, host to host, nothing clipped; windows per second; deadlines missed of calls")
     for row in rows:
-        table.add_row(*(f"{row[k]:.0f}" if isinstance(row[k], float) else str(row[k]) for k in keys))
+        missed = f"{row['deadline_misses']}/{row['calls']}" if "deadline_misses" in row else "-"
+        table.add_row(*(f"{row[k]:.0f}" if isinstance(row[k], float) else str(row[k]) for k in keys), missed)
     Console(highlight=False).print(table)
 
 

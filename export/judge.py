@@ -33,11 +33,6 @@ class Judge:
             raise EdgeliftError("reference set", "no window with a joint", "held-out input", "Train again.")
         return cls(*kept, truth[somebody], lift(graph, *kept, level="ORT_ENABLE_ALL"))
 
-    def half(self, odd: bool) -> Judge:
-        """Every second window: one half chooses, the other judges."""
-        rows = slice(int(odd), None, 2)
-        return Judge(self.keypoints[rows], self.intrinsics[rows], self.truth[rows], self.poses[rows])
-
     def change(self, graph: bytes, level: str = "ORT_ENABLE_BASIC") -> Change:
         """Measure a graph; higher optimisation levels than BASIC corrupt quantised ones on the CPU."""
         poses = lift(graph, self.keypoints, self.intrinsics, level)

@@ -8,7 +8,7 @@ of weights are kept, so a refit finds them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -89,13 +89,20 @@ def activations(model: ModelProto) -> list[str]:
     return list(dict.fromkeys(node.input[0] for node in _with_weights(model)))
 
 
+def layers(model: ModelProto) -> list[str]:
+    """Return what a quantised graph may quantise: the weights of its inner linear layers, by name."""
+    return list(dict.fromkeys(node.input[1] for node in _with_weights(model)))
+
+
 def _with_weights(model: ModelProto) -> list[NodeProto]:
     weights = {t.name for t in model.graph.initializer}
     return [n for n in inner_linears(model) if n.input[1] in weights]
 
 
-def to_quantised(model: ModelProto, ranges: Mapping[str, tuple[float, float]], precision: str) -> ModelProto:
-    """Return a copy with explicit symmetric Q/DQ before its inner linear layers: int8 or fp8.
+def to_quantised(
+    model: ModelProto, ranges: Mapping[str, tuple[float, float]], precision: str, spared: Collection[str] = ()
+) -> ModelProto:
+    """Return a copy with explicit symmetric Q/DQ before its inner linear layers but the spared ones: int8 or fp8.
 
     ranges: lowest and highest value of each of `activations(model)`. Weights are scaled by output channel and stay
     FP32 in the file (W -> Q -> DQ), biases stay FP32. TensorRT takes no zero points, which wastes half of int8 on what
@@ -106,7 +113,9 @@ def to_quantised(model: ModelProto, ranges: Mapping[str, tuple[float, float]], p
     if missing:
         raise EdgeliftError("ranges", f"none for {missing[:3]}", "one a quantised tensor", "Calibrate again.")
     writer = _Writer(precision, {t.name: t for t in reduced.graph.initializer}, ranges)
-    chosen = {n.output[0] for n in _with_weights(reduced)}
+    quantised = [n for n in _with_weights(reduced) if n.input[1] not in spared]
+    expected = len({n.input[0] for n in quantised}) + len({n.input[1] for n in quantised})
+    chosen = {n.output[0] for n in quantised}
     nodes: list[NodeProto] = []
     for node in reduced.graph.node:
         nodes += writer.around(node) if node.output[0] in chosen else [node]
@@ -114,7 +123,7 @@ def to_quantised(model: ModelProto, ranges: Mapping[str, tuple[float, float]], p
     if precision == "fp8":
         [default] = [o for o in reduced.opset_import if o.domain in ("", "ai.onnx")]
         default.version = FP8_OPSET
-    _count(nodes, len(activations(model)) + len({n.input[1] for n in _with_weights(model)}))
+    _count(nodes, expected)
     return with_nodes(reduced, nodes)
 
 

@@ -131,9 +131,15 @@ def test_triangulate_writes_trc_and_npz(home: Path, one: Path, tmp_path: Path) -
     np.testing.assert_allclose(read_trc(tmp_path / "x.trc")[0], poses, atol=1e-5)
 
 
-@pytest.mark.parametrize("verb", ["simulate", "convert", "triangulate", "train", "export", "lift", "evaluate", "demo"])
+VERBS = (
+    "simulate", "convert", "triangulate", "train", "export", "calibrate ranges", "build", "inspect", "refit", "bench",
+    "doctor", "lift", "evaluate", "demo",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb: str) -> None:
-    assert f"Example: edgelift {verb}" in " ".join(edgelift(verb, "--help").stdout.split())
+    assert f"Example: edgelift {verb}" in " ".join(edgelift(*verb.split(), "--help").stdout.split())
 
 
 def test_the_json_keys_are_documented() -> None:

@@ -15,9 +15,9 @@ from onnx import TensorProto, numpy_helper
 
 from edgelift.calibration.ranges import Ranges
 from edgelift.export.cpu_file import to_eight_bit_weights
-from edgelift.export.judge import Judge, lift
-from edgelift.export.precision import activations, inner_linears, to_half, to_quantised
-from edgelift.export.reduced import calibrate, keep_graph
+from edgelift.export.judge import lift
+from edgelift.export.precision import activations, inner_linears, layers, to_half, to_quantised
+from edgelift.export.reduced import calibrate, judge_of, keep_graph
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
 from edgelift.runtime.attachments import attachments
@@ -144,16 +144,36 @@ def test_a_graph_with_nothing_to_quantise_is_refused(bundles: dict[str, Bundle])
         to_quantised(model, {}, "int8")
 
 
-def test_int8_is_chosen_on_one_half_and_judged_on_the_other(trained: Bundle, ranges: Ranges) -> None:
+def test_the_best_of_all_methods_is_kept_and_what_it_does_is_told(trained: Bundle, ranges: Ranges) -> None:
     facts = keep_graph(trained, "int8", ranges, WIDE).facts
-    arrays = trained.reference()
-    judge = Judge.of(trained.onnx.read_bytes(), *(arrays[k] for k in ("keypoints", "intrinsics", "poses")))
     graph = (trained.path / "graphs" / "int8.onnx").read_bytes()
-    assert facts["graph_parity"]["worst_mm"] == pytest.approx(judge.half(odd=True).change(graph).worst_mm)
+    assert facts["graph_parity"]["worst_mm"] == pytest.approx(judge_of(trained).change(graph).worst_mm)
     tried = facts["ranges"]["tried"]
     assert set(tried) == set(ranges.methods) >= {"max_1.0", "percentile_99.99", "entropy"}
     assert tried[facts["ranges"]["method"]] == min(tried.values(), key=lambda c: WIDE.share(Change(**c)))
     assert facts["quantise_nodes"] == 8
+    assert facts["spared"] == []
+
+
+def test_the_most_harmful_layers_are_spared_until_there_is_room(trained: Bundle, ranges: Ranges) -> None:
+    whole = keep_graph(trained, "int8", ranges, WIDE).facts
+    tight = replace(WIDE, worst_mm=whole["graph_parity"]["worst_mm"])  # all of it: no room is left
+    facts = keep_graph(trained, "int8", ranges, tight).facts
+    model = onnx.load(trained.onnx)
+    assert 1 <= len(facts["spared"]) <= 2
+    assert facts["quantise_nodes"] == 2 * (4 - len(facts["spared"]))
+    assert facts["graph_parity"]["worst_mm"] < whole["graph_parity"]["worst_mm"]
+    every = set(layers(model))
+    assert len(every) == 4
+    harm = {
+        name: judge_of(trained)
+        .change(
+            to_quantised(model, ranges.methods[facts["ranges"]["method"]], "int8", every - {name}).SerializeToString()
+        )
+        .worst_mm
+        for name in every
+    }
+    assert facts["spared"][0] == max(every, key=lambda name: harm[name])
 
 
 def test_ranges_survive_disk_and_are_tied_to_their_graph(trained: Bundle, ranges: Ranges, tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ class OnnxRuntimeCuda(Backend):
 
     def _session(self) -> Any:
         options = self.onnxruntime.SessionOptions()
+        if self.WANTED not in self.onnxruntime.get_available_providers():
+            raise self._absent(f"onnxruntime {self.onnxruntime.__version__} without it")
         # TF32 rounds to ten bits: at 5 m that is millimetres
         asked = {"use_tf32": "0", "enable_cuda_graph": "1" if self.capture else "0"}
         try:

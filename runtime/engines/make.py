@@ -18,7 +18,7 @@ from edgelift.runtime.engines.store import Gpu, build_engine, obstacle
 from edgelift.runtime.evaluate import backend_lift
 from edgelift.runtime.speed import faster_than_fp32
 
-GRAPH_FACTS = ("graph_parity", "budget", "forced", "half", "ranges", "quantise_nodes")
+GRAPH_FACTS = ("graph_parity", "budget", "forced", "half", "ranges", "spared", "quantise_nodes")
 
 
 def make_engine(bundle: Bundle, settings: BuildSettings, force: bool = False) -> Attachment:
