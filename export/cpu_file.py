@@ -20,6 +20,7 @@ from edgelift.export.precision import inner_linears, output_axis, with_nodes
 from edgelift.export.reduced import judge_of
 from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.attachments import Attachment, amend, attach, remove
+from edgelift.runtime.backends import open_backend
 from edgelift.runtime.budget import Budget, enforce, facts
 from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.speed import faster_than_fp32
@@ -36,7 +37,8 @@ def keep_cpu_file(bundle: Bundle, budget: Budget, force: bool = False) -> Attach
     told: dict[str, Any] = {"kind": "graph", "flavour": "cpu", "precision": "int8"}
     kept = attach(bundle, "engines", "cpu-int8.onnx", graph, told | facts(change, budget, forced))
     try:
-        return amend(bundle, kept, faster_than_fp32(bundle, "cpu", "int8", force))
+        with open_backend(bundle, "cpu", "int8") as reduced:
+            return amend(bundle, kept, faster_than_fp32(bundle, reduced, force))
     except EdgeliftError:
         remove(kept)
         raise

@@ -29,6 +29,7 @@ SLACK = 0.02
 MIXED, RELATIVE = "mixed_mpjpe_mm", "root_relative_mpjpe_mm"
 BESIDE = (MIXED, RELATIVE, "p_mpjpe_mm", "root_error_mm", "velocity_error_mm")
 BEST_SHORT = "views_best_short"
+Clips = dict[tuple[int, str], tuple[float, int]]  # by fold and clip: a figure's sum over frames, and the frames
 OWN, UNSEEN, OTHER = "cameras 0-2", "camera 3", "humaneva_S1"
 
 
@@ -110,18 +111,31 @@ def scored(rows: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
     return [row for row in own if (row["camera"] in unseen) == (where == UNSEEN)]
 
 
-def by_clip(rows: list[dict[str, Any]], figure: str, fold: int) -> dict[tuple[int, str], tuple[float, int]]:
+def by_clip(rows: list[dict[str, Any]], figure: str, fold: int) -> Clips:
     """Sum of a figure over frames, and the frames, of every clip."""
-    sums: dict[tuple[int, str], tuple[float, int]] = {}
+    sums: Clips = {}
     for row in rows:
         total, frames = sums.get((fold, row["clip"]), (0.0, 0))
         sums[fold, row["clip"]] = total + row[figure] * row["frames"], frames + row["frames"]
     return sums
 
 
+def compare(one: Clips, other: Clips) -> tuple[float, float, float]:
+    """Ratio of two means over the clips that both have, and its 95 % interval, which draws clips."""
+    clips = sorted(set(one) & set(other))
+    sums = np.array([[side[clip] for clip in clips] for side in (one, other)])  # (sides, clips, sum and frames)
+    draws = np.random.default_rng(0).integers(len(clips), size=(DRAWS, len(clips)))
+    drawn = sums[:, draws].sum(2)
+    spread = (drawn[0, :, 0] / drawn[0, :, 1]) / (drawn[1, :, 0] / drawn[1, :, 1])
+    low, high = np.quantile(spread, (0.025, 0.975))
+    means = sums.sum(1)
+    mean = means[0, 0] / means[0, 1] / (means[1, 0] / means[1, 1])
+    return round(float(mean), 4), round(float(low), 4), round(float(high), 4)
+
+
 def ratio(row: Row, results: Path) -> dict[str, Any] | None:
     """The row's figures, None while a result of it is missing."""
-    sides: list[dict[tuple[int, str], tuple[float, int]]] = [{}, {}]
+    sides: list[Clips] = [{}, {}]
     beside: list[dict[str, list[tuple[float, int]]]] = [{k: [] for k in BESIDE} for _ in sides]
     for fold, pair in enumerate(cases(row)):
         for side, case, where in zip((0, 1), pair, (row.scored, OWN), strict=True):
@@ -131,18 +145,11 @@ def ratio(row: Row, results: Path) -> dict[str, Any] | None:
             sides[side] |= by_clip(scored(rows, where), row.figure, fold)
             for key in BESIDE:
                 beside[side][key] += by_clip(scored(rows, where), key, fold).values()
-    clips = sorted(set(sides[0]) & set(sides[1]))
-    sums = np.array([[side[clip] for clip in clips] for side in sides])  # (sides, clips, sum and frames)
-    draws = np.random.default_rng(0).integers(len(clips), size=(DRAWS, len(clips)))
-    drawn = sums[:, draws].sum(2)
-    spread = (drawn[0, :, 0] / drawn[0, :, 1]) / (drawn[1, :, 0] / drawn[1, :, 1])
-    low, high = np.quantile(spread, (0.025, 0.975))
-    means = sums.sum(1)
+    mean, low, high = compare(*sides)
     return {
         "row": row.number, "what": row.what, "protocol": row.protocol, "noise": row.noise, "figure": row.figure,
-        "recipe": row.recipe, "against": row.against, "scored": row.scored, "clips": len(clips),
-        "ratio": round(float(means[0, 0] / means[0, 1] / (means[1, 0] / means[1, 1])), 4),
-        "interval": [round(float(low), 4), round(float(high), 4)], "target": row.target,
+        "recipe": row.recipe, "against": row.against, "scored": row.scored, "clips": len(set(sides[0]) & set(sides[1])),
+        "ratio": mean, "interval": [low, high], "target": row.target,
         "reached": None if row.target is None else bool(high <= row.target + SLACK),
         "mm": [{k: round(sum(s for s, _ in v) / sum(n for _, n in v), 2) for k, v in b.items()} for b in beside],
     }  # fmt: skip

@@ -16,6 +16,7 @@ from typing import cast
 import numpy as np
 
 from edgelift.poses.errors import EdgeliftError
+from edgelift.runtime.attachments import Attachment
 from edgelift.runtime.backends.contract import Backend, Float32
 from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.cuda import Buffer, Cuda, Graph, Pycuda
@@ -46,18 +47,25 @@ class TensorRTBackend(Backend):
     """An engine of a bundle on the first GPU. flavour: tensorrt or rtx; capture=False enqueues without a CUDA graph.
 
     Opening runs batch 1 once, so that what cannot run or be captured is told then. `engine` may be refitted between
-    calls, followed by `recapture`. cuda: None opens the GPU by pycuda; closed with the backend.
+    calls, followed by `recapture`. cuda: None opens the GPU by pycuda; closed with the backend. engine: None takes the
+    first one of the bundle that can run here.
     """
 
     def __init__(
-        self, bundle: Bundle, flavour: str, precision: str = "fp32", capture: bool = True, cuda: Cuda | None = None
+        self,
+        bundle: Bundle,
+        flavour: str,
+        precision: str = "fp32",
+        capture: bool = True,
+        cuda: Cuda | None = None,
+        engine: Attachment | None = None,
     ) -> None:
         super().__init__(bundle)
         self.trt = load(flavour)
         self.name, self.precision, self.capture = flavour, precision, capture
         self.provider = f"{TITLES[flavour]} {self.trt.version}" + ", CUDA graph" * capture
         self.cuda: Cuda = cuda or Pycuda()
-        found = runnable_engine(bundle, flavour, precision, self.trt.version, self.cuda.gpu)
+        found = engine or runnable_engine(bundle, flavour, precision, self.trt.version, self.cuda.gpu)
         plan = verify_plan(found)
         self.ready: OrderedDict[int, _Ready] = OrderedDict()
         with self.cuda:

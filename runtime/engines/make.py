@@ -9,6 +9,7 @@ from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.attachments import Attachment, amend, find, remove
 from edgelift.runtime.backends import open_backend
 from edgelift.runtime.backends.onnx_runtime import graph_of
+from edgelift.runtime.backends.tensorrt import TensorRTBackend
 from edgelift.runtime.budget import BUDGETS, Budget, change, enforce
 from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.cuda import find_gpu
@@ -63,8 +64,11 @@ def _proved(bundle: Bundle, settings: BuildSettings, engine: Attachment, force: 
     arrays = bundle.reference()
     windows, cameras, truth = arrays["keypoints"], arrays["intrinsics"], arrays["poses"]
     budget = Budget(**engine.facts["budget"])
-    with open_backend(bundle, "cpu") as plain, open_backend(bundle, settings.flavour, settings.precision) as fast:
+    with (
+        open_backend(bundle, "cpu") as plain,
+        TensorRTBackend(bundle, settings.flavour, settings.precision, engine=engine) as fast,
+    ):
         moved = change(backend_lift(plain)(windows, cameras), backend_lift(fast)(windows, cameras), truth)
-    forced = enforce(f"{settings.precision}, executed on the GPU", moved, budget, force or engine.facts["forced"])
-    told = {"engine_parity": asdict(moved), "forced": forced or engine.facts["forced"]}
-    return told | faster_than_fp32(bundle, settings.flavour, settings.precision, force)
+        forced = enforce(f"{settings.precision}, executed on the GPU", moved, budget, force or engine.facts["forced"])
+        told = {"engine_parity": asdict(moved), "forced": forced or engine.facts["forced"]}
+        return told | faster_than_fp32(bundle, fast, force)

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from edgelift.poses.errors import EdgeliftError
-from edgelift.runtime.attachments import Attachment, attach, find, remove
+from edgelift.runtime.attachments import Attachment, amend, attach, find, remove
 from edgelift.runtime.backends import open_backend
+from edgelift.runtime.backends.tensorrt import TensorRTBackend, open_engine
 from edgelift.runtime.budget import BUDGETS, Budget, change, enforce
 from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.cuda import Pycuda, find_gpu
@@ -38,8 +39,6 @@ def _renewed(engine: Attachment, old: Bundle, new: Bundle, check: bool) -> dict[
 
 
 def _refitted(engine: Attachment, new: Bundle) -> Attachment:
-    from edgelift.runtime.backends.tensorrt import open_engine
-
     facts = engine.facts
     trt = load(facts["flavour"])
     why_not = obstacle(facts, trt.version, find_gpu())
@@ -58,7 +57,7 @@ def _refitted(engine: Attachment, new: Bundle) -> Attachment:
         raise EdgeliftError(engine.path.name, "no plan", "a refitted engine", f"Run: {rebuild_command(new, facts)}")
     kept = attach(new, "engines", engine.path.name, bytes(memory), facts | {"refitted_from": facts["sha256"]})
     try:
-        return attach(new, "engines", engine.path.name, bytes(memory), kept.facts | _parity(new, facts))
+        return amend(new, kept, _parity(new, kept))
     except EdgeliftError:
         remove(kept)
         raise
@@ -70,12 +69,16 @@ def constants_of(bundle: Bundle) -> set[str]:
     return {name for name, _, _ in graph["initializers"]} - set(graph["parameters"])
 
 
-def _parity(new: Bundle, facts: dict[str, Any]) -> dict[str, Any]:
+def _parity(new: Bundle, kept: Attachment) -> dict[str, Any]:
     """Run the refitted engine on the new bundle's reference set; EdgeliftError where it leaves its budget."""
+    facts = kept.facts
     arrays = new.reference()
     windows, cameras = arrays["keypoints"], arrays["intrinsics"]
     budget = Budget(**facts["budget"]) if "budget" in facts else BUDGETS[facts["precision"]]
-    with open_backend(new, "cpu") as plain, open_backend(new, facts["flavour"], facts["precision"]) as engine:
+    with (
+        open_backend(new, "cpu") as plain,
+        TensorRTBackend(new, facts["flavour"], facts["precision"], engine=kept) as engine,
+    ):
         moved = change(backend_lift(plain)(windows, cameras), backend_lift(engine)(windows, cameras), arrays["poses"])
     enforce(f"{facts['precision']}, refitted", moved, budget, force=False)
     return {"engine_parity": asdict(moved)}
