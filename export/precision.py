@@ -46,11 +46,11 @@ def _reached(nodes: list[NodeProto], start: set[str], forward: bool) -> set[str]
     return reached
 
 
-def to_half(model: ModelProto) -> ModelProto:
-    """Return a copy whose inner linear layers compute in FP16, with casts around each."""
+def to_half(model: ModelProto, spared: Collection[str] = ()) -> ModelProto:
+    """Return a copy whose inner linear layers but the spared ones compute in FP16, with casts around each."""
     reduced = copy.deepcopy(model)
     weights = {t.name: t for t in reduced.graph.initializer}
-    inner = {n.output[0] for n in inner_linears(reduced)}
+    inner = {n.output[0] for n in inner_linears(reduced) if n.input[1] not in spared}
     casts: dict[str, str] = {}
     nodes: list[NodeProto] = []
     for node in reduced.graph.node:
@@ -90,7 +90,7 @@ def activations(model: ModelProto) -> list[str]:
 
 
 def layers(model: ModelProto) -> list[str]:
-    """Return what a quantised graph may quantise: the weights of its inner linear layers, by name."""
+    """Return what may be reduced, or spared: the weights of its inner linear layers, by name."""
     return list(dict.fromkeys(node.input[1] for node in _with_weights(model)))
 
 

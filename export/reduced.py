@@ -36,40 +36,37 @@ def keep_graph(
     millimetres on the reference set. EdgeliftError with both figures where a graph is refused; force keeps it and says
     so in its sidecar.
     """
-    model = onnx.load(bundle.onnx)
-    told: dict[str, Any]
-    judge = judge_of(bundle)
-    if precision == "fp16":
-        reduced = to_half(model)
-        halves = [t.name for t in reduced.graph.initializer if t.data_type == TensorProto.FLOAT16]
-        graph, told = reduced.SerializeToString(), {"half": halves}
-        change = judge.change(graph)
-    else:
-        if ranges is None:
-            raise EdgeliftError(
-                f"--precision {precision}", "no --ranges", "ranges of activations on real keypoints",
-                f"Run: edgelift calibrate ranges {bundle.path} SESSIONS -o DIR",
-            )  # fmt: skip
-        graph, told = _Search(model, precision, ranges, budget, judge).found()
-        change = judge.change(graph)
+    if precision != "fp16" and ranges is None:
+        raise EdgeliftError(
+            f"--precision {precision}", "no --ranges", "ranges of activations on real keypoints",
+            f"Run: edgelift calibrate ranges {bundle.path} SESSIONS -o DIR",
+        )  # fmt: skip
+    search = _Search(onnx.load(bundle.onnx), precision, ranges, budget, judge_of(bundle))
+    reduced, told = search.found()
+    graph = reduced.SerializeToString()
+    change = search.judge.change(graph)
     forced = enforce(precision, change, budget, force)
     told |= {"kind": "graph", "flavour": "onnx", "precision": precision, "opset": opset(graph)}
     return attach(bundle, "graphs", f"{precision}.onnx", graph, told | facts(change, budget, forced))
 
 
+CAST = "cast"  # fp16's only method
+
+
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """Looks for the quantised graph that moves poses least, and quantises all that the budget allows."""
+    """Looks for the reduced graph that moves poses least, and reduces all that the budget allows."""
 
     model: ModelProto
     precision: str
-    ranges: Ranges
+    ranges: Ranges | None
     budget: Budget
     judge: Judge
 
-    def found(self) -> tuple[bytes, dict[str, Any]]:
-        """Choose a method for the ranges; spare the most harmful layers until there is room, or half are spared."""
-        tried = {method: self.judge.change(self.graph(method)) for method in self.ranges.methods}
+    def found(self) -> tuple[ModelProto, dict[str, Any]]:
+        """Choose a method; spare the most harmful layers until there is room, or half of them are spared."""
+        methods = [CAST] if self.ranges is None or self.precision == "fp16" else list(self.ranges.methods)
+        tried = {method: self.change(self.graph(method)) for method in methods}
         method = min(tried, key=lambda m: self.share(tried[m]))
         spared: list[str] = []
         graph = self.graph(method)
@@ -77,30 +74,41 @@ class _Search:
             for layer in self.by_harm(method)[: len(layers(self.model)) // 2]:
                 spared.append(layer)
                 graph = self.graph(method, spared)
-                if self.share(self.judge.change(graph)) <= 1:
+                if self.share(self.change(graph)) <= 1:
                     break
-        told = {"method": method, "windows": self.ranges.windows, "tried": {m: asdict(c) for m, c in tried.items()}}
-        return graph, {"ranges": told, "spared": spared, "quantise_nodes": _pairs(graph)}
+        return graph, {"spared": spared} | self.told(graph, method, tried)
+
+    def told(self, graph: ModelProto, method: str, tried: dict[str, Change]) -> dict[str, Any]:
+        """Return what the sidecar says of how the graph was made."""
+        if method == CAST:
+            return {"half": [t.name for t in graph.graph.initializer if t.data_type == TensorProto.FLOAT16]}
+        assert self.ranges is not None
+        figures = {name: asdict(change) for name, change in tried.items()}
+        pairs = sum(n.op_type == "QuantizeLinear" for n in graph.graph.node)
+        ranges = {"method": method, "windows": self.ranges.windows, "tried": figures}
+        return {"ranges": ranges, "quantise_nodes": pairs}
+
+    def change(self, graph: ModelProto) -> Change:
+        """Measure a graph on the reference set."""
+        return self.judge.change(graph.SerializeToString())
 
     def share(self, change: Change) -> float:
         """Return the largest share of what a search may use."""
         b = self.budget
         return replace(b, p99_mm=USED_P99 * b.p99_mm, worst_mm=USED_WORST * b.worst_mm).share(change)
 
-    def graph(self, method: str, spared: Collection[str] = ()) -> bytes:
-        """Quantise with a method's ranges."""
-        reduced = to_quantised(self.model, self.ranges.methods[method], self.precision, spared)
-        return bytes(reduced.SerializeToString())
+    def graph(self, method: str, spared: Collection[str] = ()) -> ModelProto:
+        """Reduce all layers but the spared ones."""
+        if method == CAST:
+            return to_half(self.model, spared)
+        assert self.ranges is not None
+        return to_quantised(self.model, self.ranges.methods[method], self.precision, spared)
 
     def by_harm(self, method: str) -> list[str]:
-        """Order layers by what each does when it alone is quantised, the most harmful first."""
+        """Order layers by what each does when it alone is reduced, the most harmful first."""
         every = set(layers(self.model))
-        harm = {name: self.share(self.judge.change(self.graph(method, every - {name}))) for name in every}
+        harm = {name: self.share(self.change(self.graph(method, every - {name}))) for name in every}
         return sorted(every, key=lambda name: -harm[name])
-
-
-def _pairs(graph: bytes) -> int:
-    return sum(n.op_type == "QuantizeLinear" for n in onnx.load_from_string(graph).graph.node)
 
 
 def judge_of(bundle: Bundle) -> Judge:

@@ -17,21 +17,28 @@ REFERENCE_WINDOWS = 512
 
 
 def save_reference(run: Path, sessions: Sequence[Session], settings: TrainSettings, held_out: bool) -> None:
-    """Keep REFERENCE_WINDOWS real windows or fewer, evenly over the sessions, for export to check parity on."""
+    """Keep REFERENCE_WINDOWS real windows or fewer, as many of every session and view, for export to check parity on.
+
+    Which of a view's is left to chance: a fixed place, such as its start, would be the same moment in all of them.
+    """
+    chance = np.random.default_rng(0)
     chosen = np.unique(np.linspace(0, len(sessions) - 1, REFERENCE_WINDOWS).round().astype(int))
     parts: list[tuple[NDArray[np.float32], ...]] = []
     for number in chosen.tolist():
         session = sessions[number].to_skeleton(settings.input.skeleton)
         each = -(-REFERENCE_WINDOWS // (len(chosen) * len(session.rig)))
-        parts += [_spread(_windows(session, view, settings), each) for view in range(len(session.rig))]
-    columns = _spread([np.concatenate(column) for column in zip(*parts, strict=True)], REFERENCE_WINDOWS)
+        parts += [_some(_windows(session, view, settings), each, chance) for view in range(len(session.rig))]
+    columns = _some([np.concatenate(column) for column in zip(*parts, strict=True)], REFERENCE_WINDOWS, chance)
     names = ("keypoints", "intrinsics", "poses")
     save_arrays(run / REFERENCE, dict(zip(names, columns, strict=True)) | {"held_out": np.array(held_out)})
 
 
-def _spread(columns: Sequence[NDArray[np.float32]], count: int) -> tuple[NDArray[np.float32], ...]:
-    """Take up to `count` rows of every column, evenly."""
-    keep = np.unique(np.linspace(0, len(columns[0]) - 1, count).round().astype(int))
+def _some(
+    columns: Sequence[NDArray[np.float32]], count: int, chance: np.random.Generator
+) -> tuple[NDArray[np.float32], ...]:
+    """Take up to `count` rows of every column, the same ones, in order."""
+    rows = len(columns[0])
+    keep = np.sort(chance.choice(rows, min(count, rows), replace=False))
     return tuple(column[keep] for column in columns)
 
 
