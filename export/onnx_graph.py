@@ -109,6 +109,7 @@ def graph_facts(proto: onnx.ModelProto, parameters: Sequence[str]) -> dict[str, 
         "ops": [n.op_type for n in graph.node],
         "initializers": tensors,
         "parameters": [t.name for t in weights],
+        "constants": [n.output[0] for n in graph.node if n.op_type == "Constant"],
     }
 
 

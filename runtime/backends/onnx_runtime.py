@@ -23,6 +23,8 @@ def import_onnxruntime(extra: str) -> Any:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise missing_extra("onnxruntime", extra) from error
+    if extra == "gpu" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN that came as pip packages are on no path
     return onnxruntime
 
 

@@ -52,6 +52,7 @@ def _refitted(engine: Attachment, new: Bundle) -> Attachment:
         opened = open_engine(trt, plan, engine.path.name)
         refit(EngineRefitter(trt, opened), weights_for(facts, new), constants_of(new))
         memory = opened.serialize()
+        del opened  # while its context is current
     cuda.close()
     if memory is None:
         raise EdgeliftError(engine.path.name, "no plan", "a refitted engine", f"Run: {rebuild_command(new, facts)}")
@@ -66,7 +67,7 @@ def _refitted(engine: Attachment, new: Bundle) -> Attachment:
 def constants_of(bundle: Bundle) -> set[str]:
     """Names of the graph's tensors that are no weights; the signature vouches for their values."""
     graph = bundle.manifest["graph"]
-    return {name for name, _, _ in graph["initializers"]} - set(graph["parameters"])
+    return {name for name, _, _ in graph["initializers"]} - set(graph["parameters"]) | set(graph["constants"])
 
 
 def _parity(new: Bundle, kept: Attachment) -> dict[str, Any]:

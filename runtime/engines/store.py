@@ -88,6 +88,8 @@ def runnable_engine(bundle: Bundle, flavour: str, precision: str, version: str |
     candidates = find(
         bundle, "engines", lambda f: f["kind"] == "engine" and (f["flavour"], f["precision"]) == (flavour, precision)
     )
+    # not refittable, for particular GPUs, for the most people: in that order
+    candidates.sort(key=lambda a: (a.facts["refittable"], PORTABLE in a.facts["targets"], -_max_batch(a)))
     obstacles = []
     for candidate in candidates:
         why = obstacle(candidate.facts, version, gpu)
@@ -115,6 +117,10 @@ def verify_plan(attachment: Attachment) -> bytes:
             f"{' '.join(told)}, as its sidecar says", "Build it again.",
         )  # fmt: skip
     return plan
+
+
+def _max_batch(engine: Attachment) -> int:
+    return int(engine.facts["profiles"][0]["max"])
 
 
 def _sm(target: str) -> int:
