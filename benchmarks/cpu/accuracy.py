@@ -1,6 +1,6 @@
 """Is there a lifter as accurate as the 1024-wide one at five times its speed on one CPU thread?
 
-for W in 1024 512 384; do python benchmarks/accuracy/run.py M 0 noisy views_best --width $W --data ../shared/data \\
+for W in 1024 896 512 384; do python benchmarks/accuracy/run.py M 0 noisy views_best --width $W --data ../shared/data \\
   --keep RUNS/w$W -o RUNS/w$W; done
 python benchmarks/cpu/accuracy.py --data ../shared/data --runs RUNS -o benchmarks/results
 
@@ -36,7 +36,7 @@ from edgelift.runtime.evaluate import backend_lift, lift_views
 from edgelift.trainer.deploy import bundle_of
 
 CASE = Case("M", 0, "noisy", "views_best")
-WIDTHS = (1024, 512, 384)
+WIDTHS = (1024, 896, 512, 384)
 FIGURES = ("mpjpe_mm", "mixed_mpjpe_mm", "root_relative_mpjpe_mm")
 DRAWS = 10_000
 ACCURATE, FAST = 1.01, 5.0
