@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgelift.calibration.ranges import Ranges
@@ -79,6 +79,7 @@ def add(bundle: Bundle, addition: Addition) -> list[Attachment]:
 
 
 def _kept(bundle: Bundle, addition: Addition) -> bool:
-    """Whether the graph that an engine needs is there already, made with no ranges but those it has."""
+    """Whether the graph that an engine needs is there already, under the same budget, and no other ranges are given."""
     graphs = find(bundle, "graphs", lambda f: f["precision"] == addition.precision)
-    return bool(graphs) and addition.ranges is None and addition.engine is not None
+    same = bool(graphs) and graphs[0].facts["budget"] == asdict(addition.budget)
+    return same and addition.ranges is None and addition.engine is not None

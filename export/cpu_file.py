@@ -38,7 +38,7 @@ def keep_cpu_file(bundle: Bundle, budget: Budget, force: bool = False) -> Attach
     kept = attach(bundle, "engines", "cpu-int8.onnx", graph, told | facts(change, budget, forced))
     try:
         with open_backend(bundle, "cpu", "int8") as reduced:
-            return amend(bundle, kept, faster_than_fp32(bundle, reduced, force))
+            return amend(kept, faster_than_fp32(bundle, reduced, force))
     except EdgeliftError:
         remove(kept)
         raise

@@ -46,20 +46,20 @@ class Attachment:
 def attach(bundle: Bundle, folder: str, name: str, data: bytes, facts: dict[str, Any]) -> Attachment:
     """Add a file to a bundle or replace that of the name; a reader meets the old pair, the new one or a refusal."""
     told = facts | {"file": name, "bytes": len(data), "sha256": digest(data), "bundle_seal": bundle.manifest["seal"]}
-    told["seal"] = seal(told)
-    attachment = Attachment(bundle.path / folder / name, told)
-    with replaced(attachment.path) as temporary:
+    path = bundle.path / folder / name
+    with replaced(path) as temporary:
         temporary.write_bytes(data)
-    with replaced(attachment.sidecar) as temporary:
+    return amend(Attachment(path, told), {})
+
+
+def amend(attachment: Attachment, facts: dict[str, Any]) -> Attachment:
+    """Tell more of a file that is there already: its sidecar is written anew."""
+    told = attachment.facts | facts
+    told["seal"] = seal(told)
+    amended = Attachment(attachment.path, told)
+    with replaced(amended.sidecar) as temporary:
         temporary.write_text(json.dumps(told, indent=2) + "\n")
-    return attachment
-
-
-def amend(bundle: Bundle, attachment: Attachment, facts: dict[str, Any]) -> Attachment:
-    """Tell more of a file that is there already."""
-    return attach(
-        bundle, attachment.path.parent.name, attachment.path.name, attachment.read(), attachment.facts | facts
-    )
+    return amended
 
 
 def remove(attachment: Attachment) -> None:

@@ -189,7 +189,7 @@ def test_the_command_decides_without_a_gpu(engines: tuple[Bundle, Bundle, Attach
     assert told["engine"] == engine.path.name
     assert not told["refit"]
     assert told["rebuild"].startswith(f"edgelift build {new.path} --engine rtx")
-    amend(old, engine, {"refittable": True})
+    amend(engine, {"refittable": True})
     [told] = renew(old, new, check=True)
     assert told["refit"]
     assert "rebuild" not in told

@@ -47,7 +47,7 @@ def _tried(home: Path, target: str) -> dict[str, Any]:
     find_gpu()
     bundle = scratch(main_bundle(home), home / f"target_{target}")
     build(bundle, BuildSettings("rtx", targets=() if target == PORTABLE else (target,)))
-    claimed = amend(bundle, engine_of(bundle, "rtx", "fp32"), {"targets": [PORTABLE]})
+    claimed = amend(engine_of(bundle, "rtx", "fp32"), {"targets": [PORTABLE]})
     return ran(bundle, partial(TensorRTBackend, bundle, "rtx", engine=claimed))
 
 

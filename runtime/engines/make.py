@@ -35,9 +35,9 @@ def make_engine(bundle: Bundle, settings: BuildSettings, force: bool = False) ->
     engine = build_engine(bundle, settings, graph, _facts(bundle, settings.precision), gpu)
     why_not = obstacle(engine.facts, load(settings.flavour).version, gpu)
     if why_not is not None:
-        return amend(bundle, engine, {"engine_parity": f"not run: {why_not}", "speed": f"not measured: {why_not}"})
+        return amend(engine, {"engine_parity": f"not run: {why_not}", "speed": f"not measured: {why_not}"})
     try:
-        return amend(bundle, engine, _proved(bundle, settings, engine, force))
+        return amend(engine, _proved(bundle, settings, engine, force))
     except EdgeliftError:
         remove(engine)
         raise

@@ -58,7 +58,7 @@ def _refitted(engine: Attachment, new: Bundle) -> Attachment:
         raise EdgeliftError(engine.path.name, "no plan", "a refitted engine", f"Run: {rebuild_command(new, facts)}")
     kept = attach(new, "engines", engine.path.name, bytes(memory), facts | {"refitted_from": facts["sha256"]})
     try:
-        return amend(new, kept, _parity(new, kept))
+        return amend(kept, _parity(new, kept))
     except EdgeliftError:
         remove(kept)
         raise
