@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from turns import Contestant, machine, take_turns, times_as_long, with_one_threa
 
 sys.path.append(str(Path(__file__).parents[1] / "accuracy"))
 
-from protocols import SEEN, Case, clip_of, sessions
+from protocols import SEEN, Case, clip_of, sessions, weighted
+from table import by_clip, compare
 
 from edgelift.export.additions import Addition, add
 from edgelift.poses.metrics import score
@@ -38,7 +38,6 @@ from edgelift.trainer.deploy import bundle_of
 CASE = Case("M", 0, "noisy", "views_best")
 WIDTHS = (1024, 896, 512, 384)
 FIGURES = ("mpjpe_mm", "mixed_mpjpe_mm", "root_relative_mpjpe_mm")
-DRAWS = 10_000
 ACCURATE, FAST = 1.01, 5.0
 
 Row = dict[str, Any]
@@ -61,31 +60,9 @@ def compared(rows: list[Row], reference: list[Row]) -> Row:
     """Each figure's mean over frames in mm, and its ratio to the reference's with a 95 % interval."""
     found: Row = {}
     for figure in FIGURES:
-        sums = np.array([_by_clip(side, figure) for side in (rows, reference)])  # (2, clips, sum and frames)
-        clips = sums.shape[1]
-        draws = np.random.default_rng(0).integers(clips, size=(DRAWS, clips))
-        low, high = np.quantile(_ratio(sums[:, draws].sum(2)), (0.025, 0.975))
-        total = sums.sum(1)
-        found[figure] = {
-            "mm": round(float(total[0, 0] / total[0, 1]), 2), "ratio": round(float(_ratio(total)), 4),
-            "interval": [round(float(low), 4), round(float(high), 4)],
-        }  # fmt: skip
+        ratio, *interval = compare(by_clip(rows, figure, 0), by_clip(reference, figure, 0))
+        found[figure] = {"mm": round(weighted(rows, figure), 2), "ratio": ratio, "interval": interval}
     return found
-
-
-def _ratio(sums: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Ratio of means of (2, ..., sum and frames)."""
-    means = sums[..., 0] / sums[..., 1]
-    return np.asarray(means[0] / means[1])
-
-
-def _by_clip(rows: Iterable[Row], figure: str) -> list[tuple[float, int]]:
-    """Sum over frames, and frames, of every clip in the order of their names."""
-    sums: dict[str, tuple[float, int]] = {}
-    for row in rows:
-        total, frames = sums.get(row["clip"], (0.0, 0))
-        sums[row["clip"]] = total + row[figure] * row["frames"], frames + row["frames"]
-    return [sums[clip] for clip in sorted(sums)]
 
 
 def bundles(runs: Path, folder: Path) -> dict[int, Bundle]:
