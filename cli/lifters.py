@@ -68,10 +68,10 @@ def simulate(
 )
 def convert(
     source: Annotated[Path, typer.Argument(help="What the detector wrote.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Session file (openpose) or directory (videopose3d).")],
-    format_: Annotated[Literal["openpose", "videopose3d"], typer.Option("--format")],
-    skeleton: Annotated[str, typer.Option(help="Skeleton the file was written in.")],
-    fps: Annotated[float, typer.Option(help="Frames a second of the recording.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Session file, or directory (videopose3d).")],
+    format_: Annotated[Literal["openpose", "pose2d", "videopose3d"], typer.Option("--format")],
+    skeleton: Annotated[str | None, typer.Option(help="Skeleton the file was written in; pose2d says it.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second of the recording; pose2d has times.")] = None,
     cameras: Annotated[
         str | None, typer.Option(help="Rig: FILE.toml or FILE.json:NAME; videopose3d fills in {subject}.")
     ] = None,
@@ -83,13 +83,23 @@ def convert(
     as_json: Json = False,
 ) -> None:
     """Turn detector files into sessions; says which people were discarded."""
-    from edgelift.poses.conversion import convert_openpose, convert_videopose3d
+    from edgelift.poses.conversion import convert_openpose, convert_pose2d, convert_videopose3d
 
-    foreign = {"--poses": poses} if format_ == "openpose" else {"--view": view, "--select": select, "--size": size}
-    unused = [flag for flag, value in foreign.items() if value]
+    told = {"--skeleton": skeleton, "--fps": fps}
+    foreign: dict[str, Any] = {"--view": view, "--select": select, "--size": size}
+    if format_ != "videopose3d":
+        foreign = {"--poses": poses} | (told if format_ == "pose2d" else {})
+    unused = [flag for flag, value in foreign.items() if value not in (None, [])]
     if unused:
         raise EdgeliftError(", ".join(unused), f"--format {format_}", "the format that knows it", "Leave it out.")
-    if format_ == "openpose":
+    if format_ == "pose2d":
+        result, lines = convert_pose2d(source, output, cameras, units, view or [], select, size)
+    elif skeleton is None or fps is None:
+        lacking = ", ".join(flag for flag, value in told.items() if value is None)
+        raise EdgeliftError(
+            lacking, "nothing", f"what the {format_} files were made with", "They do not say it: add it."
+        )
+    elif format_ == "openpose":
         result, lines = convert_openpose(source, output, skeleton, fps, cameras, units, view or [], select, size)
     else:
         result, lines = convert_videopose3d(source, output, skeleton, fps, cameras, units, poses)
@@ -195,43 +205,6 @@ def train(
 
 def _figures(row: dict[str, float]) -> str:
     return ", ".join(f"{name} {row[name]:.4g}" for name in ("loss", "validation_mpjpe_mm") if name in row)
-
-
-@app.command(epilog="Example: edgelift lift bundles/first --source balancing.npz --camera cam_01 --sink poses.jsonl")
-def lift(
-    bundle: Annotated[Path, typer.Argument(help="A bundle directory.")],
-    source: Annotated[Path, typer.Option(help="A session to replay.")],
-    camera: Annotated[str | None, typer.Option(help="Which of its cameras.")] = None,
-    sink: Annotated[str, typer.Option(help="JSON-lines file, or - for standard output.")] = "-",
-    backend: Annotated[
-        Literal["cpu", "cuda", "tensorrt", "rtx"], typer.Option(help="What lifts; that one or an error.")
-    ] = "cpu",
-    precision: Annotated[
-        Literal["fp32", "fp16", "int8", "fp8"], typer.Option(help="Which of the bundle's graphs or engines.")
-    ] = "fp32",
-    fast: Annotated[bool, typer.Option("--fast", help="As fast as it goes, instead of the recording's rate.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Lift a stream of keypoints, one frame at a time."""
-    from edgelift.runtime.backends import open_backend
-    from edgelift.runtime.bundle import load_bundle
-    from edgelift.runtime.lift import lift_stream
-    from edgelift.runtime.sinks.jsonl import JsonLines
-    from edgelift.runtime.sources.replay import Replay
-
-    if as_json and sink == "-":
-        raise EdgeliftError("--json", "--sink - as well", "one of them on standard output", "Give --sink a file.")
-    loaded = load_bundle(bundle)
-    replay = Replay(source, camera, fast)
-    with open_backend(loaded, backend, precision) as lifter, JsonLines(sink) as lines:
-        summary = lift_stream(loaded, lifter, replay, lines.write)
-    facts = summary.to_dict()
-    t = facts["latency_ms"]
-    finish(
-        facts, as_json,
-        f"{facts['lifted']} of {facts['frames']} frames lifted by {facts['provider']}, {facts['dropped']} dropped; "
-        f"latency ms p50 {t['p50']} p90 {t['p90']} p99 {t['p99']} max {t['max']} -> {sink}",
-    )  # fmt: skip
 
 
 @app.command(epilog="Example: edgelift evaluate bundles/first sessions/test")

@@ -31,7 +31,7 @@ Units = Annotated[Literal["m", "mm"] | None, typer.Option(help="Unit of the came
 
 SECONDS_A_LINE = 10.0  # between progress lines where no bar can be drawn
 TRAIN_MODULES = ("torch", "safetensors", "onnx", "onnxscript", "matplotlib")
-EXTRAS = dict.fromkeys(TRAIN_MODULES, "train") | {"onnxruntime": "cpu"}
+EXTRAS = dict.fromkeys(TRAIN_MODULES, "train") | {"onnxruntime": "cpu", "zmq": "stream", "msgpack": "stream"}
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.openpose import read_openpose
+from edgelift.poses.formats.pose2d import read_pose2d
 from edgelift.poses.formats.trc import write_trc
 from edgelift.poses.formats.videopose3d import read_videopose3d
 from edgelift.poses.recordings import Recording, choose_person
@@ -39,6 +40,33 @@ def convert_openpose(
     """
     _must_be_npz(output)
     recording = read_openpose(source, skeleton(skeleton_name), fps)
+    return _save_person(recording, output, cameras, units, view, select, size)
+
+
+def convert_pose2d(
+    source: Path,
+    output: Path,
+    cameras: str | None,
+    units: str | None,
+    view: Sequence[str],
+    select: str | None = None,
+    size: str | None = None,
+) -> Told:
+    """Write one session from pose2d files, which tell skeleton and times; otherwise as `convert_openpose`."""
+    _must_be_npz(output)
+    return _save_person(read_pose2d(source), output, cameras, units, view, select, size)
+
+
+def _save_person(
+    recording: Recording,
+    output: Path,
+    cameras: str | None,
+    units: str | None,
+    view: Sequence[str],
+    select: str | None,
+    size: str | None,
+) -> Told:
+    """Choose the person of a recording and write the session."""
     rig_flags = {"--cameras": cameras, "--units": units, "--view": view, "--select": select}
     if size is not None and any(rig_flags.values()):
         received = " ".join(flag for flag, value in rig_flags.items() if value)
@@ -79,7 +107,7 @@ def _given(cameras: str | None) -> str:
     if cameras is None:
         raise EdgeliftError(
             "--cameras", "nothing", "Calib.toml or FILE.json:NAME",
-            "Name the rig that filmed this (or give --size for an uncalibrated OpenPose recording).",
+            "Name the rig that filmed this (or give --size for an uncalibrated recording).",
         )  # fmt: skip
     return cameras
 

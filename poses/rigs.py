@@ -240,11 +240,12 @@ def match_views(
 
 def _same_name(view: str, camera_names: Sequence[str], given: Mapping[str, str]) -> str | None:
     free = [name for name in camera_names if name not in given.values()]
-    same = [name for name in free if _plain(name) == _plain(view)]
+    same = [name for name in free if plain_name(name) == plain_name(view)]
     return same[0] if len(same) == 1 else None
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a name without what does not tell views apart: case, `_`, `-` and a final `_json`."""
     return name.casefold().removesuffix("_json").replace("_", "").replace("-", "")
 
 

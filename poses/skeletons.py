@@ -187,12 +187,12 @@ def convert(keypoints: FloatArray, source: Skeleton, target: Skeleton) -> FloatA
     """
     check_joints(keypoints, source)
     known = np.where(keypoints[..., 2:] > 0, keypoints, np.array([np.nan, np.nan, 0], keypoints.dtype))
-    plan = _plan(source, target)
-    out = known[..., [sources[0] for sources in plan], :]
-    for j, sources in enumerate(plan):  # few joints are derived, and a live stream converts every frame
-        if len(sources) > 1:
-            out[..., j, :2] = known[..., sources, :2].mean(-2)
-            out[..., j, 2] = known[..., sources, 2].min(-1)
+    first, derived = _gather(source, target)
+    out = known[..., first, :]
+    for joints, sources in derived:  # few joints are derived, and a live stream converts every frame
+        parents = known[..., sources, :]
+        out[..., joints, :2] = parents[..., :2].mean(-2)
+        out[..., joints, 2] = parents[..., 2].min(-1)
     return out
 
 
@@ -226,3 +226,12 @@ def _plan(source: Skeleton, target: Skeleton) -> tuple[tuple[int, ...], ...]:
             "Use common14, which every skeleton gives.",
         )
     return tuple(plan for plan in plans.values() if plan is not None)
+
+
+@cache
+def _gather(source: Skeleton, target: Skeleton) -> tuple[list[int], list[tuple[list[int], list[tuple[int, ...]]]]]:
+    """Each target joint's first source; then, for every number of sources above one, the joints and their sources."""
+    plan = _plan(source, target)
+    counts = sorted({len(sources) for sources in plan} - {1})
+    derived = [[(j, sources) for j, sources in enumerate(plan) if len(sources) == count] for count in counts]
+    return [sources[0] for sources in plan], [([j for j, _ in group], [s for _, s in group]) for group in derived]

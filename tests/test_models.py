@@ -11,12 +11,8 @@ import torch
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session, save_session
 from edgelift.poses.skeletons import SKELETONS
-from edgelift.runtime.backends import OnnxRuntimeCpu
-from edgelift.runtime.bundle import load_bundle
 from edgelift.runtime.evaluate import lift_views
-from edgelift.runtime.lift import lift_stream
-from edgelift.runtime.sinks.jsonl import JsonLines
-from edgelift.runtime.sources.replay import Replay
+from edgelift.runtime.start import LiftSettings, lift
 from edgelift.trainer.checkpoint import load_checkpoint
 from edgelift.trainer.demo import read_poses
 from edgelift.trainer.deploy import export_run
@@ -49,10 +45,13 @@ def test_streaming_equals_offline(run: Path, sessions: list[Session], tmp_path: 
     irregular = replace(session, timestamps=session.timestamps + np.linspace(0, 0.013, 60) ** 2)
     irregular = replace(irregular, timestamps=irregular.timestamps + np.where(np.arange(60) > 30, 0.6, 0))  # a gap
     save_session(irregular, tmp_path / "s.npz")
-    bundle, checkpoint = load_bundle(run.parent / "bundle"), load_checkpoint(run)
-    source = Replay(tmp_path / "s.npz", session.camera_names[1], fast=True)
-    with OnnxRuntimeCpu(bundle) as backend, JsonLines(str(tmp_path / "poses.jsonl")) as sink:
-        lift_stream(bundle, backend, source, sink.write)
+    checkpoint = load_checkpoint(run)
+    camera = session.camera_names[1]
+    sink = str(tmp_path / "poses.jsonl")
+    lift(
+        LiftSettings(run.parent / "bundle", (str(tmp_path / "s.npz"),), (sink,), camera=(camera,), rate=None),
+        lambda: False,
+    )
     streamed = read_poses(tmp_path / "poses.jsonl", 60, 14)
     offline = lift_views(module_lift(checkpoint.model()), irregular, checkpoint.settings.input)[1].predicted
     assert np.isfinite(streamed).all()

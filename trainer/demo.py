@@ -20,9 +20,7 @@ from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.runtime.backends import OnnxRuntimeCpu
 from edgelift.runtime.bundle import Bundle, load_bundle
 from edgelift.runtime.evaluate import backend_lift, evaluate
-from edgelift.runtime.lift import LiftSummary, lift_stream
-from edgelift.runtime.sinks.jsonl import JsonLines
-from edgelift.runtime.sources.replay import Replay
+from edgelift.runtime.start import LiftSettings, LiftSummary, lift
 from edgelift.trainer.deploy import export_run
 from edgelift.trainer.fit import TrainResult, train
 from edgelift.trainer.report import ClipView, ReportData, write_report
@@ -88,9 +86,14 @@ def _shown(sessions: list[Session]) -> list[Session]:
 
 def _lift(bundle: Bundle, output: Path, session: Session) -> tuple[Session, Path, LiftSummary]:
     poses = output / "poses" / f"{session.name}.jsonl"
-    source = Replay(output / "test" / f"{session.name}.npz", session.camera_names[0], fast=True)
-    with OnnxRuntimeCpu(bundle) as backend, JsonLines(str(poses)) as sink:
-        return session, poses, lift_stream(bundle, backend, source, sink.write)
+    settings = LiftSettings(
+        bundle=bundle.path,
+        sources=(str(output / "test" / f"{session.name}.npz"),),
+        sinks=(str(poses),),
+        camera=session.camera_names[:1],
+        rate=None,
+    )
+    return session, poses, lift(settings, lambda: False)
 
 
 def _report(
@@ -104,7 +107,7 @@ def _report(
         scores=scores,
         validation=result.validation,
         training=result.to_dict(),
-        latency_ms=[ms for summary in summaries for ms in summary.latency_ms],
+        latency_ms=[m["latency_ms"]["total"] for _, poses, _ in streams for m in read_messages(poses)],
         provider=summaries[0].provider,
         facts={
             "supervision": "other views' 2D keypoints, no 3D label",
@@ -128,11 +131,15 @@ def _clip(bundle: Bundle, session: Session, poses: Path) -> ClipView:
     )
 
 
+def read_messages(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def read_poses(path: Path, frames: int, joints: int) -> NDArray[np.float64]:
     """Read one stream's JSON lines: (frames, joints, 3) metres as sent, NaN where a frame has no person."""
     poses = np.full((frames, joints, 3), np.nan)
-    for line in path.read_text().splitlines():
-        message = json.loads(line)
+    for message in read_messages(path):
         for person in message["persons"][:1]:
             poses[message["seq"]] = person["xyz"]
     return poses

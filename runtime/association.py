@@ -1,0 +1,154 @@
+"""Who is who across views: the people of several cameras' streams as persons of one world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelift.poses.cameras import Camera, project, triangulate
+from edgelift.runtime.people import FORGET_S
+
+Float64 = NDArray[np.float64]
+
+FIT_RAD = 0.04  # median over joints between a person and a view's detection; another person is beyond 0.1
+MISFIT_RAD = 0.06  # beyond, a detection is taken from the person it belonged to
+LEAST_JOINTS = 4  # fewer in common do not tell two people apart
+ALONE_S = 0.3  # who is seen by one view only, while others look, is a person after so long
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One view at one moment: ids of its people and their sights (people, joints, 3), rays and confidence."""
+
+    ids: tuple[int, ...]
+    sights: Float64
+
+
+@dataclass(eq=False)
+class WorldPerson:
+    """A person of the world: which id they have in which view, and where they were last (joints, 3), world metres."""
+
+    number: int
+    tracks: dict[int, int]
+    at_s: float
+    xyz: Float64 | None = None
+
+
+@dataclass(eq=False)
+class Association:
+    """Keeps persons through time. cameras: `ideal` ones, one a view."""
+
+    cameras: Sequence[Camera]
+    persons: list[WorldPerson] = field(default_factory=list)
+    next_number: int = 0
+    alone_since: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    def assign(self, looks: dict[int, Look], at_s: float) -> list[tuple[WorldPerson, dict[int, int]]]:
+        """Return the persons who are seen now, each with their row in the views that see them."""
+        self.persons = [p for p in self.persons if at_s - p.at_s <= FORGET_S]
+        free = {(view, row) for view, look in looks.items() for row in range(len(look.ids))}
+        rows: dict[WorldPerson, dict[int, int]] = {person: {} for person in self.persons}
+        for person in self.persons:
+            for view, track in person.tracks.items():
+                if view in looks and track in looks[view].ids:
+                    rows[person][view] = looks[view].ids.index(track)
+                    free.discard((view, rows[person][view]))
+        if free:
+            self._place(rows, looks)
+            self._join(rows, free, looks)
+            self._pair(rows, free, looks, at_s)
+            self._admit_lone(rows, free, looks, at_s)
+        else:
+            self.alone_since.clear()
+        for person, own in rows.items():
+            person.tracks |= {view: looks[view].ids[row] for view, row in own.items()}
+        return [(person, own) for person, own in rows.items() if own]
+
+    def judge(self, person: WorldPerson, residual: Float64, at_s: float, xyz: Float64) -> None:
+        """Note where a person is now; residual (views, joints) radians: the view that fits worst loses them if it must.
+
+        NaN where nothing was triangulated: that speaks against nobody.
+        """
+        person.at_s, person.xyz = at_s, xyz
+        misfits = {view: _median(residual[view]) for view in person.tracks}
+        misfits = {view: misfit for view, misfit in misfits.items() if MISFIT_RAD < misfit < np.inf}
+        if misfits:
+            del person.tracks[max(misfits, key=lambda view: misfits[view])]
+
+    def _join(
+        self, rows: dict[WorldPerson, dict[int, int]], free: set[tuple[int, int]], looks: dict[int, Look]
+    ) -> None:
+        """Give free detections to persons who fit them and are not seen by their view."""
+        fits = []
+        for view, row in free:
+            for person, own in rows.items():
+                if view not in own and person.xyz is not None:
+                    away = project(person.xyz, self.cameras[view]) - looks[view].sights[row, :, :2]
+                    fits.append((_median(np.linalg.norm(away, axis=-1)), view, row, person))
+        for fit, view, row, person in sorted(fits, key=lambda item: item[0]):
+            if fit <= FIT_RAD and (view, row) in free and view not in rows[person]:
+                rows[person][view] = row
+                free.discard((view, row))
+
+    def _pair(
+        self, rows: dict[WorldPerson, dict[int, int]], free: set[tuple[int, int]], looks: dict[int, Look], at_s: float
+    ) -> None:
+        """Join free detections that agree to persons whom one view alone sees, then make persons of what is left."""
+        lone = {(view, row): person for person, own in rows.items() if len(own) == 1 for view, row in own.items()}
+        fits = []
+        for a, b in combinations(sorted(free | set(lone)), 2):
+            if a[0] != b[0] and (a in free or b in free):
+                fits.append((a in free and b in free, self._disagreement(a, b, looks), a, b))
+        for both_free, fit, a, b in sorted(fits):
+            if fit > FIT_RAD or not ({a, b} & free) or (both_free and not {a, b} <= free):
+                continue
+            if both_free:
+                rows[self._begin(at_s)] = dict((a, b))
+            else:
+                known, new = (b, a) if a in free else (a, b)
+                if known not in lone or new[0] in rows[lone[known]]:
+                    continue
+                rows[lone[known]][new[0]] = new[1]
+            free -= {a, b}
+            self._place(rows, looks)
+            self._join(rows, free, looks)  # the other views see whoever was just found by two
+
+    def _place(self, rows: dict[WorldPerson, dict[int, int]], looks: dict[int, Look]) -> None:
+        """Put persons whom several views see where those see them now: what was before may be one view's guess."""
+        for person, own in rows.items():
+            if len(own) >= 2:
+                views = list(own)
+                sights = np.stack([looks[view].sights[own[view]] for view in views])
+                person.xyz = triangulate(sights, [self.cameras[view] for view in views])[0]
+
+    def _admit_lone(
+        self, rows: dict[WorldPerson, dict[int, int]], free: set[tuple[int, int]], looks: dict[int, Look], at_s: float
+    ) -> None:
+        """Whoever nobody else sees: at once where one view looks at all, otherwise after a while."""
+        waiting = {(view, looks[view].ids[row]): (view, row) for view, row in free}
+        self.alone_since = {key: self.alone_since.get(key, at_s) for key in waiting}
+        for key, (view, row) in waiting.items():
+            if len(looks) == 1 or at_s - self.alone_since[key] >= ALONE_S:
+                rows[self._begin(at_s)] = {view: row}
+                del self.alone_since[key]
+
+    def _disagreement(self, a: tuple[int, int], b: tuple[int, int], looks: dict[int, Look]) -> float:
+        """Median residual of two detections triangulated together, radians."""
+        sights = np.stack([looks[view].sights[row] for view, row in (a, b)])
+        return _median(triangulate(sights, [self.cameras[a[0]], self.cameras[b[0]]])[1].max(0))
+
+    def _begin(self, at_s: float) -> WorldPerson:
+        person = WorldPerson(self.next_number, {}, at_s)
+        self.next_number += 1
+        self.persons.append(person)
+        return person
+
+
+def _median(values: Float64) -> float:
+    """Median of what is known; infinite where fewer than LEAST_JOINTS are."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) >= LEAST_JOINTS else np.inf

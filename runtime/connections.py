@@ -1,0 +1,137 @@
+"""Connections of a live loop: made without waiting, and made again with back-off when a peer vanishes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+
+from edgelift.poses.errors import EdgeliftError
+from edgelift.runtime.address import Address
+from edgelift.runtime.counts import Live, log
+
+CHUNK = 1 << 16  # bytes read at once
+MOST_PEERS = 16  # that may be connected to a listening socket at once
+BACK_OFF_S = (0.1, 5.0)  # the first wait before connecting again, and the longest; doubled in between
+CONNECT_S = 5.0  # how long a peer may take to answer
+ASK_AGAIN_S = 0.01  # whether a connection stands meanwhile
+
+
+class Caller:
+    """A TCP connection to a peer, made without waiting and made again with back-off.
+
+    connected: the socket, or None. wake_ns: when `connect` is to be called again; None while connected.
+    """
+
+    def __init__(self, address: Address, live: Live) -> None:
+        self.address, self.live = address, live
+        self.connected: socket.socket | None = None
+        self.calling: socket.socket | None = None
+        self.called_ns = 0
+        self.wake_ns: int | None = time.perf_counter_ns()
+        self.wait_s = BACK_OFF_S[0]
+
+    def connect(self) -> socket.socket | None:
+        """Return the connected socket; begin or go on connecting where there is none and it is time."""
+        now = time.perf_counter_ns()
+        if self.connected is not None or self.wake_ns is None or now < self.wake_ns:
+            return self.connected
+        if self.calling is None:
+            self._call(now)
+        else:
+            self._ask(now)
+        return self.connected
+
+    def lost(self, why: str) -> None:
+        """Give the connection up and try again later."""
+        self.close()
+        self.live.counts.reconnects += 1
+        self.live.complaints.add(f"{self.address.text}: no connection", f"{why}; again in {self.wait_s:g} s")
+        self.wake_ns = time.perf_counter_ns() + int(self.wait_s * 1e9)
+        self.wait_s = min(2 * self.wait_s, BACK_OFF_S[1])
+
+    def close(self) -> None:
+        """Close what is open."""
+        for open_socket in (self.connected, self.calling):
+            if open_socket is not None:
+                open_socket.close()
+        self.connected = self.calling = None
+
+    def _call(self, now: int) -> None:
+        try:
+            family, kind, protocol, _, where = socket.getaddrinfo(
+                self.address.host, self.address.port, type=socket.SOCK_STREAM
+            )[0]
+            self.calling = socket.socket(family, kind, protocol)
+            self.calling.setblocking(False)
+            code = self.calling.connect_ex(where)
+        except OSError as error:  # no such host
+            self.lost(str(error))
+            return
+        self.called_ns, self.wake_ns = now, now + int(ASK_AGAIN_S * 1e9)
+        if code not in (0, errno.EINPROGRESS):
+            self.lost(os.strerror(code))
+
+    def _ask(self, now: int) -> None:
+        assert self.calling is not None
+        code = self.calling.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        try:
+            self.calling.getpeername()
+        except OSError:
+            if code or now - self.called_ns > CONNECT_S * 1e9:
+                self.lost(os.strerror(code) if code else "no answer")
+            else:
+                self.wake_ns = now + int(ASK_AGAIN_S * 1e9)
+            return
+        self.calling.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connected, self.calling = self.calling, None
+        self.wake_ns, self.wait_s = None, BACK_OFF_S[0]
+        log.info("%s: connected", self.address.text)
+
+
+def receive(peer: socket.socket) -> bytes | None:
+    """Read once; b"" where the connection has ended, None where there is nothing."""
+    try:
+        return peer.recv(CHUNK)
+    except BlockingIOError:
+        return None
+    except OSError:  # reset, host unreachable
+        return b""
+
+
+def bind(bound: socket.socket, address: Address) -> None:
+    """Bind to an address of this machine; EdgeliftError where that cannot be."""
+    try:
+        bound.bind((address.host, address.port))
+    except OSError as error:
+        bound.close()
+        raise cannot_listen(address, error) from error
+
+
+def listening_socket(address: Address) -> socket.socket:
+    """Return a socket that listens and does not block."""
+    listening = socket.socket(_family(address), socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setblocking(False)
+    bind(listening, address)
+    listening.listen(MOST_PEERS)
+    return listening
+
+
+def cannot_listen(address: Address, error: OSError) -> EdgeliftError:
+    """Return the error for a port that is taken, or a host that is not this machine's."""
+    return EdgeliftError(
+        address.text, f"{error.strerror or error}", "a free port of this machine", "Choose another port, or host."
+    )
+
+
+def udp_socket(address: Address) -> socket.socket:
+    """Return a datagram socket of the address's family that does not block."""
+    opened = socket.socket(_family(address), socket.SOCK_DGRAM)
+    opened.setblocking(False)
+    return opened
+
+
+def _family(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address.host else socket.AF_INET

@@ -1,0 +1,1 @@
+"""Detectors: each in a process and an environment of its own, writing pose2d messages."""

@@ -1,0 +1,96 @@
+"""Where a detector's lines go: standard output, a file, a datagram each, or a TCP connection."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.files import replaced
+from edgelift.runtime.address import Address, parse_address
+
+Write = Callable[[bytes], object]
+
+SCHEMES = ("udp", "tcp")
+DATAGRAM = 65_507  # bytes that fit into one over IPv4
+
+
+@contextmanager
+def open_output(target: str, keep: bool) -> Iterator[Write]:
+    """Yield what writes a line to `-`, FILE.jsonl, udp://HOST:PORT or tcp://HOST:PORT, at once except into files.
+
+    A file appears under its name, whole, when the block ends well; with `keep` also when it ends with an EdgeliftError
+    after at least one line: a camera's recording ends when the camera does.
+    """
+    if target == "-":
+        yield _write_stdout
+    elif "://" in target:
+        address = parse_address(target, SCHEMES)
+        with _connected(address) as connected:
+            yield lambda line: _send(connected, address, line)
+    else:
+        with _file(Path(target), keep) as write:
+            yield write
+
+
+@contextmanager
+def _file(path: Path, keep: bool) -> Iterator[Write]:
+    failure = None
+    with replaced(path) as part, part.open("wb") as file:
+        try:
+            yield file.write
+        except EdgeliftError as error:
+            if not (keep and file.tell()):
+                raise
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+def _write_stdout(line: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at exit
+        raise EdgeliftError(
+            "standard output", "a reader that left", "one that reads to the end", "Give -o a file."
+        ) from error
+
+
+def _connected(address: Address) -> socket.socket:
+    datagrams = address.scheme == "udp"
+    kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
+    try:
+        if not datagrams:
+            connected = socket.create_connection((address.host, address.port))
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connected
+        family, *_, where = socket.getaddrinfo(address.host, address.port, type=kind)[0]
+        connected = socket.socket(family, kind)
+        connected.connect(where)
+    except OSError as error:
+        raise EdgeliftError(
+            address.text, f"{error.strerror or error}", "somebody who listens there", "Start the reader first."
+        ) from error
+    return connected
+
+
+def _send(connected: socket.socket, address: Address, line: bytes) -> None:
+    try:
+        if address.scheme == "tcp":
+            connected.sendall(line)
+            return
+        if len(line) > DATAGRAM:
+            raise EdgeliftError(address.text, f"a line of {len(line)} bytes", f"{DATAGRAM} at most", "Use tcp://.")
+        connected.send(line)
+    except ConnectionRefusedError:
+        pass  # nobody listens at the moment: datagrams are lost then, as they are on a network
+    except OSError as error:
+        raise EdgeliftError(
+            address.text, f"{error.strerror or error}", "a reader that stays", "Start it, then detect again."
+        ) from error

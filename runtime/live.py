@@ -1,0 +1,231 @@
+"""The live loop: frames of one camera or many in, poses out; for hours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgelift.poses.cameras import Camera
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.rigs import plain_name
+from edgelift.runtime.counts import Live, log
+from edgelift.runtime.frames import Frame, LiftedFrame, Seen
+from edgelift.runtime.lifter import Lifter, People, PoseStream, Size, StreamSettings
+from edgelift.runtime.registry import Follower
+from edgelift.runtime.sinks import Sinks
+from edgelift.runtime.sources import Inbox
+
+LATE_S = 1.0  # a frame older than the newest by less is late; by more, the stream's clock jumped back
+MOST_STREAMS = 64  # remembered at once; beyond, the one heard of longest ago is forgotten
+
+
+class Pipeline(Protocol):
+    """What turns frames into lifted frames. look_again_s: how soon it wants to be asked though nothing came."""
+
+    look_again_s: float
+    lifter: Lifter
+
+    def feed(self, frames: Sequence[Frame]) -> Iterator[LiftedFrame]:
+        """Take what has come; yield what is lifted."""
+
+    def take_up(self, lifter: Lifter) -> None:
+        """Go on with another lifter from the next frame on."""
+
+
+def run(
+    inbox: Inbox,
+    pipeline: Pipeline,
+    sinks: Sinks,
+    live: Live,
+    stopped: Callable[[], bool],
+    follower: Follower[Lifter] | None = None,
+) -> None:
+    """Lift what comes until the sources end or it is stopped.
+
+    One thread does it all: what waits, waits in the kernel, so nothing grows and nothing is handed over.
+    """
+    while not stopped():
+        frames = inbox.wait(pipeline.look_again_s)
+        if follower is not None and (lifter := follower.taken()) is not None:
+            swap(pipeline, lifter, live)
+        for lifted in pipeline.feed(frames):
+            sinks.write(lifted)
+            live.counts.lifted += 1
+            live.latency.add(lifted.latency_ms["total"])
+            live.backend.add(lifted.latency_ms["backend"])
+        live.complaints.report()
+        if inbox.ended:
+            return
+
+
+def swap(pipeline: Pipeline, lifter: Lifter, live: Live) -> None:
+    """Take up a new lifter; the old one is released."""
+    old = pipeline.lifter
+    pipeline.take_up(lifter)
+    old.close()
+    live.counts.swaps += 1
+    log.info("lifter %s follows %s", lifter.name, old.name)
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """Which camera took a stream: of a rig by name, always the same one, or what a recording says by itself.
+
+    known: by plain stream name, (camera, image size). only: the camera of every stream, whatever it is called.
+    """
+
+    known: dict[str, tuple[Camera | None, Size | None]]
+    only: Camera | None = None
+
+    @classmethod
+    def of_rig(cls, rig: Sequence[Camera]) -> Cameras:
+        """Streams are called as the rig's cameras are, give or take case, `_`, `-` and a final `_json`."""
+        return cls({plain_name(camera.name): (camera, camera.size) for camera in rig})
+
+    def of(self, frame: Frame) -> tuple[Camera | None, Size | None]:
+        """Return the camera and the image size of a frame, None each where nobody knows."""
+        camera, size = self.of_name(frame.stream)
+        return camera, size or frame.size
+
+    def of_name(self, stream: str) -> tuple[Camera | None, Size | None]:
+        """Return the camera and the image size of a stream, as far as the rig or the recording tells."""
+        if self.only is not None:
+            return self.only, self.only.size
+        return self.known.get(plain_name(stream), (None, None))
+
+
+@dataclass(eq=False)
+class _Heard:
+    """A stream as it was heard of last."""
+
+    seq: int
+    t_ns: int
+    size: Size | None
+    at_s: float
+
+
+class Order:
+    """Whether a frame comes in its stream's order. Counts gaps, frames that are late or come twice, and clocks."""
+
+    def __init__(self, live: Live) -> None:
+        self.live = live
+        self.heard: dict[str, _Heard] = {}
+
+    def check(self, frame: Frame) -> str:
+        """Return `goes_on`, `new` (first heard of, or begun anew) or `stale` (late, or a second time)."""
+        last = self.heard.get(frame.stream)
+        said = "new" if last is None or last.size != frame.size else self._compare(last, frame)
+        if said != "stale":
+            self.heard[frame.stream] = _Heard(frame.seq, frame.t_ns, frame.size, time.monotonic())
+        return said
+
+    def _compare(self, last: _Heard, frame: Frame) -> str:
+        ahead = frame.t_ns - last.t_ns
+        if ahead > 0:
+            self.live.counts.missing += max(0, frame.seq - last.seq - 1)
+            return "goes_on"
+        if frame.seq <= last.seq and -ahead < LATE_S * 1e9:
+            self.live.counts.stale += 1
+            return "stale"
+        self.live.counts.clock_resets += 1
+        self.live.complaints.add(
+            f"stream {frame.stream}: clock", f"back by {-ahead / 1e9:.3f} s; its past is forgotten"
+        )
+        return "new"
+
+    def forget_oldest(self) -> str:
+        """Forget the stream heard of longest ago; return its name."""
+        oldest = min(self.heard, key=lambda name: self.heard[name].at_s)
+        del self.heard[oldest]
+        return oldest
+
+
+class EachCamera:
+    """Every stream is lifted by itself. Unless `every`, a frame is left out if a newer one of its stream is there."""
+
+    look_again_s = 0.25
+
+    def __init__(
+        self, lifter: Lifter, cameras: Cameras, settings: StreamSettings, live: Live, every: bool, echo: bool = False
+    ) -> None:
+        self.lifter, self.cameras, self.settings, self.live = lifter, cameras, settings, live
+        self.every, self.echo = every, echo
+        self.order = Order(live)
+        self.streams: dict[str, PoseStream] = {}
+
+    def feed(self, frames: Sequence[Frame]) -> Iterator[LiftedFrame]:
+        """Lift frames in their order."""
+        for frame in frames if self.every else self._newest(frames):
+            started_ns = time.perf_counter_ns()
+            try:
+                stream = self._stream(frame)
+                if stream is not None:
+                    yield self._lift(frame, stream, started_ns)
+            except EdgeliftError as error:
+                self.live.counts.failed += 1
+                self.live.complaints.add(f"stream {frame.stream}: frame {frame.seq} not lifted", error)
+
+    def take_up(self, lifter: Lifter) -> None:
+        """Streams keep their past where the new lifter is fed as the old one was."""
+        if lifter.input == self.lifter.input:
+            for stream in self.streams.values():
+                stream.lifter = lifter
+        else:
+            self.streams.clear()
+        self.lifter = lifter
+
+    def _newest(self, frames: Sequence[Frame]) -> Iterable[Frame]:
+        newest: dict[str, Frame] = {}
+        for frame in frames:
+            if frame.stream in newest:
+                self.live.drop(frame.stream)
+            newest[frame.stream] = frame
+        return newest.values()
+
+    def _stream(self, frame: Frame) -> PoseStream | None:
+        """Return the state of a frame's stream; None where the frame is not to be lifted."""
+        said = self.order.check(frame)
+        if said == "stale":
+            return None
+        if said == "new" or frame.stream not in self.streams:
+            if frame.stream not in self.streams and len(self.streams) == MOST_STREAMS:
+                self.streams.pop(self.order.forget_oldest(), None)
+            camera, size = self.cameras.of(frame)
+            try:
+                self.streams[frame.stream] = self.lifter.stream(camera, size, self.settings)
+            except EdgeliftError as error:
+                self.streams.pop(frame.stream, None)
+                self.live.counts.unplaced += 1
+                self.live.complaints.add(f"stream {frame.stream}: no camera of that name", error)
+                return None
+        return self.streams[frame.stream]
+
+    def _lift(self, frame: Frame, stream: PoseStream, started_ns: int) -> LiftedFrame:
+        prepared = stream.prepare(frame.t_ns / 1e9, frame.keypoints, frame.skeleton, frame.ids)
+        ready_ns = time.perf_counter_ns()
+        xyz = stream.lift(prepared)
+        done_ns = time.perf_counter_ns()
+        people = stream.finish(prepared, xyz)
+        self.live.counts.swapped += sum("swapped" in flags for flags in people.flags)
+        return lifted_frame(self, frame, people, (started_ns, ready_ns, done_ns))
+
+
+def lifted_frame(pipeline: EachCamera, frame: Frame, people: People, ns: tuple[int, int, int]) -> LiftedFrame:
+    """Put together what goes out; ns: when work on the frame began, when it was ready to lift, when it was lifted."""
+    began, ready, done = ns
+    lifter = pipeline.lifter
+    views: tuple[Seen, ...] = ()
+    if pipeline.echo:
+        views = (Seen(frame.stream, frame.seq, frame.t_ns, frame.size, people.ids, people.keypoints),)
+    return LiftedFrame(
+        stream=frame.stream, seq=frame.seq, t_ns=frame.t_ns, clock=frame.clock, skeleton=lifter.skeleton,
+        frame=pipeline.settings.frame, provider=lifter.backend.provider, lifter=lifter.name, ids=people.ids,
+        xyz=people.xyz, conf=people.conf, flags=people.flags,
+        latency_ms={
+            "wait": (began - frame.arrived_ns) / 1e6, "prepare": (ready - began) / 1e6, "backend": (done - ready) / 1e6,
+            "total": (time.perf_counter_ns() - frame.arrived_ns) / 1e6,
+        },
+        dropped=pipeline.live.dropped_by_stream.get(frame.stream, 0), views=views, echo=pipeline.echo,
+    )  # fmt: skip

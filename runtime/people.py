@@ -1,0 +1,187 @@
+"""Who is who in one camera's stream, from frame to frame: ids, and sides that a detector took for one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelift.poses.skeletons import Skeleton
+from edgelift.runtime.frames import Float32
+
+SwapPolicy = Literal["mend", "flag", "ignore"]
+
+FORGET_S = 1.0  # who was not seen for so long is somebody new
+# of a joint's position in units of the square root of a person's area: COCO's constants for object keypoint similarity
+OKS_SIGMAS = {
+    "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072, "wrist": 0.062, "hip": 0.107,
+    "knee": 0.087, "ankle": 0.089,
+}  # fmt: skip
+OTHER_SIGMA = 0.08
+LEAST_OKS = 0.3  # usual for tracking (mmpose); a person who walks is at 0.7 from frame to frame at 30 Hz
+LEAST_PAIRS = 3  # of left and right joints that must be seen to tell sides
+LEAST_APART = 0.04  # mean distance of left from right, in diagonals of the person: side-on, sides cannot be told
+LEAST_EVIDENCE = 0.4  # of 1, where everything speaks for a swap; -1: everything against it
+UNCLEAR_S = 0.2  # how long frames that are neither are compared with what was before them
+MISSING = np.array([np.nan, np.nan, 0], np.float32)
+BELIEVE_S = 1.0  # a detector that keeps to its sides for so long is right, and the track was wrong
+
+
+@cache
+def _sigmas(skeleton: Skeleton) -> NDArray[np.float64]:
+    def of(joint: str) -> float:
+        return next((sigma for word, sigma in OKS_SIGMAS.items() if word in joint), OTHER_SIGMA)
+
+    return np.array([of(joint) for joint in skeleton.joints])
+
+
+def oks(then: Float32, now: Float32, skeleton: Skeleton) -> NDArray[np.float64]:
+    """Object keypoint similarity of people then (n, joints, 3) and now (m, joints, 3), pixels: (n, m) in [0, 1].
+
+    Over the joints that both have; 0 where there is none. The area is that of the box around the earlier person
+    (Ronchi & Perona 2017, as COCO evaluates; sigma doubled there too).
+    """
+    seen = (then[:, None, :, 2] > 0) & (now[None, :, :, 2] > 0)
+    squared = ((then[:, None, :, :2] - now[None, :, :, :2]) ** 2).sum(-1)
+    spread = 2 * (2 * _sigmas(skeleton)) ** 2 * np.maximum(_area(then), 1.0)[:, None, None]
+    similar = np.where(seen, np.exp(-np.where(seen, squared, 0) / spread), 0.0)
+    return np.asarray(similar.sum(-1) / np.maximum(seen.sum(-1), 1))
+
+
+def _area(people: Float32) -> NDArray[np.float64]:
+    """(n,) pixels squared of the box around each person; at least a quarter of its longer side squared."""
+    seen = people[..., 2:] > 0
+    high = np.where(seen, people[..., :2], -np.inf).max(1)
+    low = np.where(seen, people[..., :2], np.inf).min(1)
+    sides = np.maximum(high - low, 0.0)
+    return np.asarray(np.maximum(sides[:, 0] * sides[:, 1], 0.25 * sides.max(1) ** 2), np.float64)
+
+
+@dataclass(eq=False)
+class _Track:
+    number: int
+    keypoints: Float32
+    velocity: NDArray[np.float64]
+    seen_s: float
+
+
+class Tracker:
+    """Ids for people of a stream that has none: greedy by OKS with where each was, at its own velocity."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self.skeleton = skeleton
+        self.tracks: list[_Track] = []
+        self.next_number = 0
+
+    def assign(self, keypoints: Float32, at_s: float) -> tuple[int, ...]:
+        """Return an id for each of the people (n, joints, 3) of a frame; a new one for who is like nobody before."""
+        self.tracks = [track for track in self.tracks if at_s - track.seen_s <= FORGET_S]
+        chosen = self._match(keypoints, at_s)
+        return tuple(
+            self._go_on(chosen[k], person, at_s) if k in chosen else self._begin(person, at_s)
+            for k, person in enumerate(keypoints)
+        )
+
+    def _match(self, keypoints: Float32, at_s: float) -> dict[int, _Track]:
+        if not self.tracks or not len(keypoints):
+            return {}
+        expected = np.stack([track.keypoints for track in self.tracks])
+        shift = [track.velocity * (at_s - track.seen_s) for track in self.tracks]
+        expected[..., :2] += np.stack(shift)[:, None]
+        mirrored = keypoints[:, list(self.skeleton.mirror)]  # who swaps sides is still the same person
+        similar = np.maximum(oks(expected, keypoints, self.skeleton), oks(expected, mirrored, self.skeleton))
+        chosen: dict[int, _Track] = {}
+        while similar.size and similar.max() >= LEAST_OKS:
+            track, person = np.unravel_index(similar.argmax(), similar.shape)
+            chosen[int(person)] = self.tracks[track]
+            similar[track] = similar[:, person] = -1
+        return chosen
+
+    def _go_on(self, track: _Track, keypoints: Float32, at_s: float) -> int:
+        both = (track.keypoints[:, 2] > 0) & (keypoints[:, 2] > 0)
+        since = at_s - track.seen_s
+        if both.any() and since > 0:
+            moved = np.median(keypoints[both, :2] - track.keypoints[both, :2], axis=0) / since
+            track.velocity = 0.5 * track.velocity + 0.5 * moved  # halfway: detectors jitter
+        track.keypoints, track.seen_s = keypoints.copy(), at_s
+        return track.number
+
+    def _begin(self, keypoints: Float32, at_s: float) -> int:
+        track = _Track(self.next_number, keypoints.copy(), np.zeros(2), at_s)
+        self.tracks.append(track)
+        self.next_number += 1
+        return track.number
+
+
+@dataclass(eq=False)
+class Sides:
+    """Which side is left, of one person: detectors exchange left and right of the whole body for frames on end.
+
+    A person does not: left and right joints go on where they were. So each frame is compared with the last one, as it
+    was mended. Side-on, nothing can be told and the detector is believed; after BELIEVE_S it is believed as well, so
+    that a track that began with the wrong sides gets well again.
+    """
+
+    skeleton: Skeleton
+    last: Float32 | None = None
+    last_s: float = 0.0
+    swapped_since: float | None = None
+
+    def swapped(self, keypoints: Float32, at_s: float) -> bool:
+        """Whether left and right of keypoints (joints, 3) are exchanged; keeps them, mended, for the next frame."""
+        evidence = 0.0
+        if self.last is not None and at_s - self.last_s <= FORGET_S:
+            evidence = swap_evidence(self.last, keypoints, self.skeleton)
+        if 0 < abs(evidence) < LEAST_EVIDENCE and at_s - self.last_s <= UNCLEAR_S:
+            return self.swapped_since is not None  # half exchanged: nothing to compare the next frame with
+        swapped = evidence > LEAST_EVIDENCE
+        if swapped and self.swapped_since is not None and at_s - self.swapped_since > BELIEVE_S:
+            swapped = False
+        self.swapped_since = None if not swapped else at_s if self.swapped_since is None else self.swapped_since
+        self.last = keypoints[list(self.skeleton.mirror)] if swapped else keypoints
+        self.last_s = at_s
+        return swapped
+
+
+@cache
+def _pairs(skeleton: Skeleton) -> tuple[list[int], list[int]]:
+    left = [j for j, name in enumerate(skeleton.joints) if name.startswith("left_")]
+    return left, [skeleton.mirror[j] for j in left]
+
+
+def swap_evidence(then: Float32, now: Float32, skeleton: Skeleton) -> float:
+    """How much speaks for sides that were exchanged between two frames of a person (joints, 3): -1 to 1, 0 unknown.
+
+    Were they, then left joints lie where right ones were: with left and right `apart` by d, same joints move 2 d a pair
+    and opposite ones 0. The difference is divided by what it would be.
+    """
+    left, right = _pairs(skeleton)
+    old_l, old_r, new_l, new_r = then[left], then[right], now[left], now[right]
+    seen = (old_l[:, 2] > 0) & (old_r[:, 2] > 0) & (new_l[:, 2] > 0) & (new_r[:, 2] > 0)
+    if seen.sum() < LEAST_PAIRS:
+        return 0.0
+    # rows: left to right then; left, right to the same joint now; left, right to the opposite one now
+    steps = np.stack([old_l - old_r, old_l - new_l, old_r - new_r, old_l - new_r, old_r - new_l])[:, seen]
+    apart, same_l, same_r, crossed_l, crossed_r = np.hypot(steps[..., 0], steps[..., 1]).sum(-1).tolist()
+    size = np.hypot(*np.ptp(then[then[:, 2] > 0, :2], axis=0))
+    if apart < LEAST_APART * size * seen.sum():
+        return 0.0
+    return float((same_l + same_r - crossed_l - crossed_r) / (2 * apart))
+
+
+def seen_people(keypoints: Float32, least_confidence: float) -> tuple[Float32, list[int]]:
+    """Return people (n, joints, 3) with joints below a confidence as missing, and who of them has a joint at all."""
+    if least_confidence > 0:
+        keypoints = np.where(keypoints[..., 2:] >= least_confidence, keypoints, MISSING)
+    return keypoints, np.flatnonzero((keypoints[..., 2] > 0).any(-1)).tolist()
+
+
+def mirrored(keypoints: Float32, which: Sequence[bool], skeleton: Skeleton) -> Float32:
+    """Return people with left and right exchanged where `which` says so."""
+    if not any(which):
+        return keypoints
+    return np.where(np.asarray(which)[:, None, None], keypoints[:, list(skeleton.mirror)], keypoints)

@@ -1,0 +1,269 @@
+"""Several views as one: against triangulation, against each view alone, and when views come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgelift.poses.cameras import project, rays, triangulate
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.motion import Clip
+from edgelift.poses.sessions import Session, clean_keypoints
+from edgelift.poses.skeletons import convert_poses, skeleton
+from edgelift.poses.studio import StudioSettings, film, studio_rig
+from edgelift.runtime import fuse as fuse_module
+from edgelift.runtime.counts import Live
+from edgelift.runtime.frames import Frame, LiftedFrame
+from edgelift.runtime.fuse import Fuse
+from edgelift.runtime.fusion import complete, ideal, triangulate_robustly
+from edgelift.runtime.lifter import Lifter, StreamSettings
+
+from .conftest import wobbling_person
+
+COMMON14 = skeleton("common14")
+FRAME_NS = 50_000_000
+
+
+def crowd(
+    places: Sequence[tuple[float, float]] = ((0.0, 0.0),), noise_px: float = 0.0, missing: float = 0.0
+) -> list[Session]:
+    """Two seconds of a person at each place, all filmed by one rig of four."""
+    rig, rng, out = studio_rig(4), np.random.default_rng(0), []
+    for i, (x, y) in enumerate(places):
+        poses = convert_poses(wobbling_person(40, i), skeleton("h36m17"), COMMON14) + np.array([x, y, 0])
+        pixels = np.stack([project(poses, camera) for camera in rig])
+        pixels += rng.normal(0, noise_px, pixels.shape)
+        confidence = (rng.random(pixels.shape[:-1]) >= missing)[..., None]
+        keypoints = clean_keypoints(np.concatenate([pixels, confidence], -1))
+        names, nought = tuple(camera.name for camera in rig), np.zeros(4)
+        out.append(Session(keypoints, np.arange(40) / 20, names, rig, COMMON14, nought, poses=poses.astype(np.float32)))
+    return out
+
+
+@pytest.fixture(scope="module")
+def lifter(bundle: Path) -> Iterator[Lifter]:
+    with Lifter(bundle) as opened:
+        yield opened
+
+
+class Now:
+    """The pipeline's clock: it stands still unless the test moves it."""
+
+    ns = 10**9
+
+    def perf_counter_ns(self) -> int:
+        return self.ns
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> Now:
+    now = Now()
+    monkeypatch.setattr(fuse_module, "time", now)
+    return now
+
+
+def frames(sessions: Sequence[Session], index: int, now: Now, views: Sequence[int] = range(4)) -> list[Frame]:
+    """One moment's frames; people without ids, in an order that differs by view."""
+    out = []
+    for view in views:
+        people = np.stack([s.keypoints[view, index] for s in sessions])
+        people = people[np.roll(np.arange(len(people)), view)]
+        name, size = sessions[0].camera_names[view], sessions[0].rig[view].size
+        out.append(Frame(name, index, index * FRAME_NS, "unix", COMMON14, people, None, size, now.ns))
+    return out
+
+
+def pipeline(lifter: Lifter, sessions: Sequence[Session], every: bool = True) -> Fuse:
+    return Fuse(lifter, sessions[0].rig, StreamSettings(frame="world"), Live(), every, echo=False)
+
+
+def fused(lifter: Lifter, sessions: Sequence[Session], now: Now, views: Sequence[int] = range(4)) -> list[LiftedFrame]:
+    line = pipeline(lifter, sessions)
+    out: list[LiftedFrame] = []
+    for i in range(40):
+        out += line.feed(frames(sessions, i, now, views))
+        now.ns += FRAME_NS
+        if len(views) < 4:
+            out += line.feed([])  # those who are missed are waited for, and then no more
+    return out
+
+
+def test_exact_views_give_the_truth(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    out = fused(lifter, [session], now)
+    assert session.poses is not None
+    assert [o.seq for o in out] == list(range(40))
+    np.testing.assert_allclose([o.xyz[0] for o in out], session.poses, atol=1e-5)
+    assert all((o.seen_by == 4).all() for o in out if o.seen_by is not None)
+
+
+def test_noisy_views_are_no_worse_than_triangulation(lifter: Lifter, now: Now) -> None:
+    [session] = crowd(noise_px=6.0, missing=0.1)
+    assert session.poses is not None
+    out = np.stack([o.xyz[0] for o in fused(lifter, [session], now)])
+    plain = triangulate(session.keypoints, session.rig)[0]
+    known = np.isfinite(plain).all(-1)
+    ours, theirs = (np.linalg.norm(poses - session.poses, axis=-1)[known].mean() for poses in (out, plain))
+    assert np.isfinite(out).all()
+    assert ours <= 1.001 * theirs
+
+
+def test_people_keep_their_numbers_though_views_disagree_on_their_order(lifter: Lifter, now: Now) -> None:
+    sessions = crowd(((0.0, 0.0), (0.9, 0.3), (-0.6, 0.7)), noise_px=2.0)
+    out = fused(lifter, sessions, now)
+    for number in range(3):
+        track = np.stack([o.xyz[o.ids.index(number)] for o in out])
+        off = [np.linalg.norm(track - s.poses, axis=-1).mean() for s in sessions]
+        assert min(off) < 0.03
+        assert sorted(off)[1] > 0.3
+    assert all(sorted(o.ids) == [0, 1, 2] for o in out)
+
+
+def test_one_view_alone_gives_what_the_lifter_gives(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    out = fused(lifter, [session], now, views=[2])
+    stream = lifter.stream(session.rig[2], settings=StreamSettings(frame="world"))
+    alone = [stream.push(i / 20, session.keypoints[2, i][None]).xyz[0] for i in range(40)]
+    assert [round(o.t_ns / FRAME_NS) for o in out] == list(range(40))
+    np.testing.assert_allclose([o.xyz[0] for o in out], alone, atol=1e-5)
+    assert all((o.seen_by == 0).all() for o in out if o.seen_by is not None)
+
+
+def test_it_goes_on_when_views_go_and_come_back(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line, out = pipeline(lifter, [session]), []
+    for i in range(40):
+        views = range(4) if i < 10 or i >= 30 else [1] if i >= 20 else [1, 3]
+        out += line.feed(frames([session], i, now, views))
+        now.ns += FRAME_NS
+        out += line.feed([])
+    assert session.poses is not None
+    assert [round(o.t_ns / FRAME_NS) for o in out] == list(range(40))
+    assert {o.ids for o in out} == {(0,)}
+    seen = [int(np.median(o.seen_by)) for o in out if o.seen_by is not None]
+    assert seen == [4] * 10 + [2] * 10 + [0] * 10 + [4] * 10
+    for o in out[:20] + out[30:]:
+        np.testing.assert_allclose(o.xyz[0], session.poses[round(o.t_ns / FRAME_NS)], atol=1e-4)
+
+
+def test_a_joint_no_two_views_see_stands_to_its_neighbour_as_lifted(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    wrist, elbow = COMMON14.joints.index("left_wrist"), COMMON14.joints.index("left_elbow")
+    session.keypoints[1:, :, wrist] = (np.nan, np.nan, 0)
+    out = fused(lifter, [session], now)
+    assert session.poses is not None
+    for i, o in enumerate(out):
+        assert o.seen_by is not None
+        assert o.seen_by[0, wrist] == 0
+        assert (np.delete(o.seen_by[0], wrist) == 4).all()
+        # the one view that sees it holds it on its ray
+        ray = rays(session.keypoints[0, i, wrist, :2], session.rig[0])
+        local = session.rig[0].R @ o.xyz[0, wrist] + session.rig[0].t
+        assert np.linalg.norm(local[:2] / local[2] - ray) < 0.02
+        assert np.linalg.norm(o.xyz[0, wrist] - o.xyz[0, elbow]) < 0.6
+
+
+def test_cameras_out_of_step_are_interpolated_to_one_moment(lifter: Lifter, now: Now) -> None:
+    """Views 20 ms apart: taken as they are, a hand that moves is torn apart; at one time it is not."""
+    rig = studio_rig(4)
+    clip = Clip("p", "s", "sway", 100.0, np.float32(wobbling_person(1, 0)), skeleton("h36m17"))
+    seconds = np.arange(400) / 100
+    moving = clip.poses + np.stack([1.5 * np.sin(seconds), 0 * seconds, 0 * seconds], -1)[:, None].astype(np.float32)
+    session = next(iter(film([replace(clip, poses=moving)], rig, StudioSettings(fps=100.0, window_s=4.0))))
+    session = session.to_skeleton(COMMON14)
+    assert session.poses is not None
+    line, out = pipeline(lifter, [session]), []
+    for i in range(0, 380, 5):
+        for view, late in enumerate((0, 1, 2, 3)):
+            frame = frames([session], i + late, now, [view])[0]
+            out += line.feed([replace(frame, seq=i // 5, t_ns=(i + late) * 10**7)])
+            now.ns += 10**7
+    assert len(out) > 70
+    truth = np.stack([session.poses[round(o.t_ns / 1e7)] for o in out[1:]])
+    np.testing.assert_allclose(np.stack([o.xyz[0] for o in out[1:]]), truth, atol=2e-3)
+
+
+def test_moments_that_are_overtaken_are_dropped_and_counted(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line = pipeline(lifter, [session], every=False)
+    out = list(line.feed([f for i in range(5) for f in frames([session], i, now)]))
+    assert [round(o.t_ns / FRAME_NS) for o in out] == [4]
+    assert line.live.counts.dropped == out[0].dropped == 4
+
+
+def test_a_clock_that_jumps_back_begins_anew(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line = pipeline(lifter, [session])
+    for i in range(10, 20):
+        list(line.feed(frames([session], i, now)))
+        now.ns += FRAME_NS
+    jumped = [replace(f, seq=100 + f.seq, t_ns=f.t_ns - 3 * 10**9) for f in frames([session], 0, now)]
+    out = list(line.feed(jumped))
+    assert [o.t_ns for o in out] == [-3 * 10**9]
+    assert line.live.counts.clock_resets >= 1
+
+
+def test_a_stranger_stream_is_counted(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line = pipeline(lifter, [session])
+    list(line.feed([replace(frames([session], 0, now)[0], stream="kitchen")]))
+    assert line.live.counts.unplaced == 1
+
+
+def test_one_camera_is_no_rig(lifter: Lifter) -> None:
+    with pytest.raises(EdgeliftError, match="two or more"):
+        Fuse(lifter, studio_rig(4)[:1], StreamSettings(frame="world"), Live(), True, False)
+
+
+# the arithmetic
+
+
+def sights(session: Session) -> np.ndarray:
+    """(views, frames, joints, 3) rays and confidence; frames stand in for people."""
+    seen = [rays(k[..., :2], c) for k, c in zip(session.keypoints, session.rig, strict=True)]
+    return np.concatenate([np.stack(seen), session.keypoints[..., 2:]], -1).astype(np.float64)
+
+
+def test_an_outlying_view_is_left_out() -> None:
+    [session] = crowd()
+    looked = sights(session)
+    looked[2, :, 5, :2] += 0.2
+    found = triangulate_robustly(looked, [ideal(c) for c in session.rig])
+    np.testing.assert_allclose(found.xyz, session.poses, atol=1e-5)
+    assert (found.seen_by[:, 5] == 3).all()
+    assert (np.delete(found.seen_by, 5, axis=1) == 4).all()
+
+
+def test_two_views_that_disagree_make_no_point() -> None:
+    [session] = crowd()
+    looked = sights(session)[:2]
+    looked[1, :, 5, 1] += 0.3
+    found = triangulate_robustly(looked, [ideal(c) for c in session.rig[:2]])
+    assert np.isnan(found.xyz[:, 5]).all()
+    assert (found.seen_by[:, 5] == 0).all()
+    assert np.isfinite(np.delete(found.xyz, 5, axis=1)).all()
+
+
+def test_rays_that_hardly_cross_make_no_point() -> None:
+    [session] = crowd()
+    near = replace(session.rig[0], name="near", t=session.rig[0].t + np.array([0.1, 0, 0]))
+    looked = sights(session)[[0, 0]]
+    looked[1, ..., 0] += 0.1 / 4.5
+    assert np.isnan(triangulate_robustly(looked, [ideal(session.rig[0]), ideal(near)]).xyz).all()
+
+
+def test_completing_moves_no_triangulated_joint_and_uses_the_lifted_offset() -> None:
+    [session] = crowd()
+    assert session.poses is not None
+    truth = session.poses[0].astype(np.float64)
+    xyz = truth.copy()
+    xyz[13] = np.nan
+    lifted = truth + np.array([0.5, 0.2, -0.3])  # a lifter that is right but for where the person stands
+    nobody = np.full((1, 14, 3), np.nan)
+    done = complete(xyz, lifted[None], nobody, [ideal(session.rig[0])], COMMON14)
+    np.testing.assert_allclose(done, truth, atol=1e-9)
+    np.testing.assert_array_equal(done[:13], xyz[:13])
