@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # what a device has: Python 3.10 (JetPack 6), numpy, onnxruntime; no torch
 DEVICE_PYTHON ?= python3.10
 DEVICE := .venv-3.10
-NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,aarch64 bindings cli cuda engines export gpu_check live packaging precision readme refit report tensorrt_backend trainer triton))
+NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,aarch64 bindings cli cli_live cuda engines export fuse gpu_check live packaging precision readme refit registry report tensorrt_backend trainer triton))
 
 # NVIDIA's Python bindings without NVIDIA's libraries. Tests load them over stubs: what TensorRT's classes have in each
 # version, and how CUDA is called. pycuda has no wheel; it is compiled once (a minute and a half, needs gcc and Python.h).
@@ -34,7 +34,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/edgelift demo -o demo
 
-test: $(VENV)/.installed bindings lint
+test: $(VENV)/.viewer bindings lint
 	$(BIN)/pytest
 
 bindings: $(BINDINGS)/.installed $(TRITON)/.installed
@@ -51,7 +51,12 @@ lint: $(VENV)/.installed .typing/edgelift
 
 $(VENV)/.installed: pyproject.toml constraints-3.11.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -c constraints-3.11.txt -e '.[train,cpu,rtx,dev]'
+	$(PIP) -c constraints-3.11.txt -e '.[train,cpu,rtx,stream,files,dev]'
+	touch $@
+
+# Rerun takes 700 MB, so the demo does without it
+$(VENV)/.viewer: $(VENV)/.installed
+	$(PIP) -c constraints-3.11.txt -e '.[view]'
 	touch $@
 
 test-device: $(DEVICE)/.installed
@@ -59,7 +64,7 @@ test-device: $(DEVICE)/.installed
 
 $(DEVICE)/.installed: pyproject.toml constraints-3.10.txt
 	$(DEVICE_PYTHON) -m venv $(DEVICE)
-	$(DEVICE)/bin/pip install --quiet --disable-pip-version-check -c constraints-3.10.txt -e '.[cpu]' pytest hypothesis
+	$(DEVICE)/bin/pip install --quiet --disable-pip-version-check -c constraints-3.10.txt -e '.[cpu,stream,files]' jsonschema pytest hypothesis
 	touch $@
 
 $(BINDINGS)/.installed: | $(VENV)/.installed

@@ -23,10 +23,10 @@ JETPACK_7 = ("3.12", "aarch64-manylinux_2_39", "constraints-3.11.txt", "cuda-bin
 
 
 def requirements() -> list[str]:
-    """What pyproject.toml lists for a device and wheels provide: the base, and the extras cpu, cuda and tensorrt."""
+    """What pyproject.toml lists for a device and wheels provide: the base and a device's extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    named = [*project["dependencies"], *extras["cpu"], *extras["cuda"], *extras["tensorrt"]]
+    named = [*project["dependencies"], *extras["cpu"], *extras["cuda"], *extras["tensorrt"], *extras["stream"], *extras["files"]]
     return [line for line in dict.fromkeys(named) if name_of(line) not in NOT_FROM_A_WHEEL]
 
 

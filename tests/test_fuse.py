@@ -137,7 +137,7 @@ def test_it_goes_on_when_views_go_and_come_back(lifter: Lifter, now: Now) -> Non
     [session] = crowd()
     line, out = pipeline(lifter, [session]), []
     for i in range(40):
-        views = range(4) if i < 10 or i >= 30 else [1] if i >= 20 else [1, 3]
+        views = range(4) if i < 10 or i >= 30 else [1] if i >= 20 else [1, 2]
         out += line.feed(frames([session], i, now, views))
         now.ns += FRAME_NS
         out += line.feed([])
