@@ -171,6 +171,41 @@ def undistort_pixels(pixels: ArrayLike, camera: Camera) -> Float64:
     return pixels_ideal
 
 
+class PixelTable:
+    """`undistort_pixels` of one camera, looked up: a live frame waits for it, and iterating takes four times as long.
+
+    The exact values on a grid of STEP pixels, interpolated bilinearly in between: 0.002 pixels off at most for lenses
+    like Human3.6M's. Beyond the image, and where the lens model folds, it is calculated as ever.
+    """
+
+    STEP = 4
+
+    def __init__(self, camera: Camera) -> None:
+        self.camera = camera
+        self.last = np.array(camera.size) // self.STEP  # of the columns, of the rows; one more than the image has
+        columns, rows = (np.arange(last + 2) * float(self.STEP) for last in self.last)
+        self.width = len(columns)
+        self.table = _whole(undistort_pixels(np.stack(np.meshgrid(columns, rows), -1), camera)).ravel()
+
+    def __call__(self, pixels: NDArray[np.floating]) -> Float64:
+        """(..., 2) raw pixels to undistorted ones; NaN passes through."""
+        place = np.asarray(pixels, np.float64) / self.STEP
+        inside = (place >= 0) & (place <= self.last)  # NaN is not
+        if not inside.all():
+            place = np.where(inside, place, 0.0)
+        whole = place.astype(np.intp)
+        x, y = np.moveaxis(place - whole, -1, 0)
+        corner = whole[..., 1] * self.width + whole[..., 0]
+        above = self.table[corner] * (1 - x) + self.table[corner + 1] * x
+        corner += self.width
+        below = self.table[corner] * (1 - x) + self.table[corner + 1] * x
+        out = _parts(above * (1 - y) + below * y)
+        if not (inside.all() and np.isfinite(out).all()):
+            odd = ~(inside.all(-1) & np.isfinite(out).all(-1))
+            out[odd] = undistort_pixels(np.asarray(pixels)[odd], self.camera)
+        return out
+
+
 def triangulate(keypoints: ArrayLike, cameras: Sequence[Camera]) -> tuple[Float64, Float64]:
     """Triangulate by confidence-weighted DLT (Hartley & Zisserman 2004, 12.2), all points at once.
 

@@ -12,13 +12,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelift.poses.cameras import Camera, screen_intrinsics, undistort_pixels
+from edgelift.poses.cameras import Camera, PixelTable, screen_intrinsics, undistort_pixels
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import Skeleton, convert
 
 MAX_GAP_S = 0.25  # two frames farther apart are not interpolated: half a stride of a walk lies between them
 SNAP_S = 1e-4  # a slot this close to a frame is that frame, so that a regular stream passes through untouched
+
+MISSING = np.array([np.nan, np.nan, 0], np.float32)
 
 Keypoints = NDArray[np.float32]
 CameraInput = Literal["rays", "screen"]
@@ -49,9 +51,15 @@ class LifterInput:
         row = known.intrinsics if isinstance(known, Camera) else screen_intrinsics(known)
         return row.astype(np.float32)
 
-    def pixels(self, keypoints: NDArray[np.floating], camera: Camera | None) -> Keypoints:
-        """(..., 3) raw pixels and confidence to those the lifter is fed; missing becomes NaN, NaN, 0."""
-        return undistort_keypoints(keypoints, camera if self.camera_input == "rays" else None)
+    def pixels(
+        self, keypoints: NDArray[np.floating], camera: Camera | None, table: PixelTable | None = None
+    ) -> Keypoints:
+        """(..., 3) raw pixels and confidence to those the lifter is fed; missing becomes NaN, NaN, 0.
+
+        table: of the camera, for frames that are waited for.
+        """
+        undistorts = self.camera_input == "rays"
+        return undistort_keypoints(keypoints, camera if undistorts else None, table if undistorts else None)
 
     def windows(self, session: Session, view: int) -> Keypoints:
         """(session frames, frames, joints, 3) pixels and confidence as fed: the windows ending at each frame."""
@@ -60,16 +68,20 @@ class LifterInput:
         return cut(self.pixels(keypoints, camera), session.timestamps, self.frames, self.frame_interval_s)
 
 
-def undistort_keypoints(keypoints: NDArray[np.floating], camera: Camera | None) -> Keypoints:
+def undistort_keypoints(
+    keypoints: NDArray[np.floating], camera: Camera | None, table: PixelTable | None = None
+) -> Keypoints:
     """(..., 3) raw pixels and confidence to undistorted pixels and confidence; missing becomes NaN, NaN, 0.
 
     So does a point that the lens model cannot have imaged. camera None leaves the pixels as they are.
     """
     xy = np.where(keypoints[..., 2:] > 0, keypoints[..., :2], np.nan)
     if camera is not None:
-        xy = undistort_pixels(xy, camera)
-    seen = np.isfinite(xy).all(-1, keepdims=True)
-    return np.concatenate([np.where(seen, xy, np.nan), np.where(seen, keypoints[..., 2:], 0)], -1).astype(np.float32)
+        xy = undistort_pixels(xy, camera) if table is None else table(xy)
+    out = np.empty((*xy.shape[:-1], 3), np.float32)
+    out[..., :2], out[..., 2] = xy, keypoints[..., 2]
+    out[np.isnan(out[..., 0]) | np.isnan(out[..., 1]) | ~(out[..., 2] > 0)] = MISSING
+    return out
 
 
 @dataclass(frozen=True)

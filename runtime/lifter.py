@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelift.poses.cameras import Camera, camera_to_world
+from edgelift.poses.cameras import Camera, PixelTable, camera_to_world
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import clean_keypoints
 from edgelift.poses.skeletons import Skeleton, check_joints, convert
@@ -172,6 +172,7 @@ class PoseStream:
             raise EdgeliftError("poses in the world", "no camera", "a camera with extrinsics", "Give the rig's camera.")
         fed = self.lifter.input
         self.intrinsics = fed.intrinsics(self.camera, self.size if self.camera is None else self.camera.size)[None]
+        self.table = PixelTable(self.camera) if self.camera is not None and self.camera.dist.any() else None
         self.tracker = Tracker(fed.skeleton)
         self.nobody = np.full((len(fed.skeleton.joints), 3), np.nan, np.float32)
         self.nobody[:, 2] = 0
@@ -201,7 +202,7 @@ class PoseStream:
         swapped = [settings.swaps != "ignore" and p.sides.swapped(k, at_s) for p, k in zip(people, own, strict=True)]
         if settings.swaps == "mend":
             own = mirrored(own, swapped, fed.skeleton)
-        pixels = fed.pixels(own, self.camera)
+        pixels = fed.pixels(own, self.camera, self.table)
         windows = self._windows(at_s, numbers, pixels)
         return Prepared(at_s, numbers, own, windows, tuple(("swapped",) if s else () for s in swapped))
 

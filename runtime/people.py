@@ -160,17 +160,28 @@ def swap_evidence(then: Float32, now: Float32, skeleton: Skeleton) -> float:
     and opposite ones 0. The difference is divided by what it would be.
     """
     left, right = _pairs(skeleton)
-    old_l, old_r, new_l, new_r = then[left], then[right], now[left], now[right]
-    seen = (old_l[:, 2] > 0) & (old_r[:, 2] > 0) & (new_l[:, 2] > 0) & (new_r[:, 2] > 0)
-    if seen.sum() < LEAST_PAIRS:
+    old_l, old_r, new_l, new_r = (_places(person, side) for person in (then, now) for side in (left, right))
+    # rows: same joints, opposite joints, left to right; a missing joint is NaN in its whole column
+    moved = np.abs(np.array([old_l - new_l, old_r - new_r, old_l - new_r, old_r - new_l, old_l - old_r]))
+    known = np.isfinite(moved).all(0)
+    pairs = int(known.sum())
+    if pairs < LEAST_PAIRS:
         return 0.0
-    # rows: left to right then; left, right to the same joint now; left, right to the opposite one now
-    steps = np.stack([old_l - old_r, old_l - new_l, old_r - new_r, old_l - new_r, old_r - new_l])[:, seen]
-    apart, same_l, same_r, crossed_l, crossed_r = np.hypot(steps[..., 0], steps[..., 1]).sum(-1).tolist()
-    size = np.hypot(*np.ptp(then[then[:, 2] > 0, :2], axis=0))
-    if apart < LEAST_APART * size * seen.sum():
+    same_l, same_r, crossed_l, crossed_r, apart = (moved if pairs == len(left) else moved[:, known]).sum(1).tolist()
+    evidence = (same_l + same_r - crossed_l - crossed_r) / max(2 * apart, 1e-9)
+    if evidence > -LEAST_EVIDENCE and apart < LEAST_APART * pairs * _diagonal(then):
         return 0.0
-    return float((same_l + same_r - crossed_l - crossed_r) / (2 * apart))
+    return float(evidence)
+
+
+def _places(person: Float32, joints: list[int]) -> NDArray[np.complex64]:
+    """Where joints are, as x + iy; NaN where they are missing."""
+    picked = person[joints, :2]
+    return picked.view(np.complex64)[:, 0]
+
+
+def _diagonal(person: Float32) -> float:
+    return float(np.hypot(*np.ptp(person[person[:, 2] > 0, :2], axis=0)))
 
 
 def seen_people(keypoints: Float32, least_confidence: float) -> tuple[Float32, list[int]]:

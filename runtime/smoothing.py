@@ -2,7 +2,7 @@
 
 Casiez, Roussel & Vogel, "1 Euro Filter", CHI 2012. A low-pass filter whose cutoff rises with speed: min_cutoff + beta *
 speed. It lags by 1 / (2 pi cutoff): 0.16 s for a joint that stands still at 1 Hz, 40 ms at 1 m/s with beta 3. Speed is
-taken from positions as they came: from the last filtered one, as in the paper's listing, it opens too far at high rates.
+taken from positions as they came: from the last filtered one, as in the paper, it opens too far at high rates.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ class Backend(ABC):
     def __init__(self, bundle: Bundle) -> None:
         # as dtype objects: comparing names costs a live lifter microseconds a call
         self.inputs = [i | {"dtype": np.dtype(i["dtype"])} for i in bundle.manifest["inputs"]]
+        self.input_names = {i["name"] for i in self.inputs}
 
     def run(self, inputs: Mapping[str, Float32]) -> dict[str, Float32]:
         """Execute the graph on named arrays of one batch size; EdgeliftError where they are not what it takes."""
@@ -61,12 +62,14 @@ class Backend(ABC):
         self.close()
 
     def _check(self, inputs: Mapping[str, Float32]) -> None:
-        names = [i["name"] for i in self.inputs]
-        if sorted(inputs) != sorted(names):
-            raise EdgeliftError("lifter input", f"arrays {sorted(inputs)}", f"{names}", "Name them as the bundle does.")
-        batch = len(inputs[names[0]])
-        for wanted in self.inputs:
-            _check_array(wanted, inputs[wanted["name"]], batch)
+        if inputs.keys() != self.input_names:
+            wanted = sorted(self.input_names)
+            raise EdgeliftError(
+                "lifter input", f"arrays {sorted(inputs)}", f"{wanted}", "Name them as the bundle does."
+            )
+        batch = len(inputs[self.inputs[0]["name"]])
+        for wanted_input in self.inputs:
+            _check_array(wanted_input, inputs[wanted_input["name"]], batch)
         if self.max_batch is not None and batch > self.max_batch:
             raise EdgeliftError(
                 "lifter input", f"{batch} windows", f"at most {self.max_batch}, the engine's profile",
