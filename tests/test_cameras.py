@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgelift.poses.cameras import (
     Camera,
+    PixelTable,
     camera_to_world,
     denormalise,
     distort,
@@ -137,6 +138,20 @@ def test_rays_and_undistorted_pixels_are_those_of_an_ideal_camera(lens: str) -> 
     np.testing.assert_allclose(rays(pixels, camera), local[..., :2] / local[..., 2:], rtol=0, atol=1e-6)
     ideal = Camera("ideal", camera.K, np.zeros(5), camera.R, camera.t, camera.size)
     np.testing.assert_allclose(undistort_pixels(pixels, camera), project(points, ideal), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("lens", LENSES)
+def test_looked_up_pixels_are_those_that_are_calculated(lens: str) -> None:
+    camera = look_at("cam", 0.3, lens)
+    width, height = camera.size
+    table = PixelTable(camera)
+    points = np.random.default_rng(0).uniform((-0.2 * width, -0.2 * height), (1.2 * width, 1.2 * height), (5000, 1, 2))
+    points = np.concatenate([points.reshape(-1, 2), corners(camera.size).reshape(-1, 2), [[np.nan, 3], [5, np.nan]]])
+    exact = undistort_pixels(points, camera)
+    np.testing.assert_allclose(table(points), exact, atol=5e-3)  # pixels; NaN where that is NaN
+    outside = ((points < 0) | (points > camera.size)).any(-1)
+    np.testing.assert_array_equal(table(points)[outside], exact[outside])
+    assert table(points[7]).shape == (2,)
 
 
 def test_normalise_inverts_denormalise_with_skew() -> None:

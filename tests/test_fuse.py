@@ -135,7 +135,8 @@ def test_one_view_alone_gives_what_the_lifter_gives(lifter: Lifter, now: Now) ->
 
 def test_it_goes_on_when_views_go_and_come_back(lifter: Lifter, now: Now) -> None:
     [session] = crowd()
-    line, out = pipeline(lifter, [session]), []
+    line = pipeline(lifter, [session])
+    out: list[LiftedFrame] = []
     for i in range(40):
         views = range(4) if i < 10 or i >= 30 else [1] if i >= 20 else [1, 2]
         out += line.feed(frames([session], i, now, views))
@@ -170,13 +171,14 @@ def test_a_joint_no_two_views_see_stands_to_its_neighbour_as_lifted(lifter: Lift
 def test_cameras_out_of_step_are_interpolated_to_one_moment(lifter: Lifter, now: Now) -> None:
     """Views 20 ms apart: taken as they are, a hand that moves is torn apart; at one time it is not."""
     rig = studio_rig(4)
-    clip = Clip("p", "s", "sway", 100.0, np.float32(wobbling_person(1, 0)), skeleton("h36m17"))
+    clip = Clip("p", "s", "sway", 100.0, wobbling_person(1, 0), skeleton("h36m17"))
     seconds = np.arange(400) / 100
     moving = clip.poses + np.stack([1.5 * np.sin(seconds), 0 * seconds, 0 * seconds], -1)[:, None].astype(np.float32)
     session = next(iter(film([replace(clip, poses=moving)], rig, StudioSettings(fps=100.0, window_s=4.0))))
     session = session.to_skeleton(COMMON14)
     assert session.poses is not None
-    line, out = pipeline(lifter, [session]), []
+    line = pipeline(lifter, [session])
+    out: list[LiftedFrame] = []
     for i in range(0, 380, 5):
         for view, late in enumerate((0, 1, 2, 3)):
             frame = frames([session], i + late, now, [view])[0]
@@ -233,6 +235,7 @@ def test_an_outlying_view_is_left_out() -> None:
     looked = sights(session)
     looked[2, :, 5, :2] += 0.2
     found = triangulate_robustly(looked, [ideal(c) for c in session.rig])
+    assert session.poses is not None
     np.testing.assert_allclose(found.xyz, session.poses, atol=1e-5)
     assert (found.seen_by[:, 5] == 3).all()
     assert (np.delete(found.seen_by, 5, axis=1) == 4).all()

@@ -34,7 +34,7 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
     [wheel] = tmp_path.glob("*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    suffixes = {".py", ".typed", ".json", ".html"}
+    suffixes = {".py", ".typed", ".json", ".html", ".js", ".txt"}
     files = [p for room in ROOMS for p in (ROOT / room).rglob("*") if p.suffix in suffixes]
     expected = {f"edgelift/{p.relative_to(ROOT).as_posix()}" for p in files}
     assert inside == expected

@@ -14,11 +14,13 @@ COMMON14 = skeleton("common14")
 @pytest.fixture(scope="module")
 def walk() -> np.ndarray:
     """(60, 14, 3) one person in one view, 20 frames a second."""
-    return make_sessions(1)[0].to_skeleton(COMMON14).keypoints[0]
+    keypoints: np.ndarray = make_sessions(1)[0].to_skeleton(COMMON14).keypoints[0]
+    return keypoints
 
 
 def shifted(person: np.ndarray, x: float) -> np.ndarray:
-    return person + np.float32([x, 0, 0])
+    moved: np.ndarray = person + np.array([x, 0, 0], np.float32)
+    return moved
 
 
 def mirrored(person: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import pytest
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import skeleton
+from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.counts import Live
 from edgelift.runtime.frames import Frame, LiftedFrame
 from edgelift.runtime.lifter import Lifter, StreamSettings
@@ -158,7 +159,12 @@ def test_only_a_registry_can_be_followed(registry: Path) -> None:
 
 def test_the_watching_thread_finds_what_is_published(registry: Path) -> None:
     opened = threading.Event()
-    follower = Follower(registry, "v0001", lambda bundle: opened.set() or bundle, lambda kind, what: None)
+
+    def open_it(bundle: Bundle) -> Bundle:
+        opened.set()
+        return bundle
+
+    follower = Follower(registry, "v0001", open_it, lambda kind, what: None)
     publish(registry, "v0002")
     assert opened.wait(20)
     follower.close()

@@ -160,7 +160,8 @@ def test_nobody_listening_is_no_mistake() -> None:
 @pytest.mark.parametrize("form", ["msgpack", "json"])
 def test_zeromq_publishes_the_stream_name_and_the_message(form: str) -> None:
     port, live = free_port(), Live()
-    with closing(zmq.Context.instance().socket(zmq.SUB)) as subscriber:
+    subscriber: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+    with closing(subscriber):
         subscriber.subscribe(b"cam_")
         subscriber.rcvtimeo = 10_000
         with Sinks([open_sink(f"zmq://:{port}?format={form}", live)], live) as sinks:

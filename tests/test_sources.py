@@ -44,6 +44,11 @@ def line(seq: int = 0, **changed: Any) -> bytes:
     return json.dumps(message(seq) | changed).encode() + b"\n"
 
 
+def publisher_socket() -> zmq.Socket[bytes]:
+    opened: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
+    return opened
+
+
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
     with closing(socket.socket(socket.AF_INET, kind)) as probe:
         probe.bind(("127.0.0.1", 0))
@@ -57,7 +62,7 @@ def opened(text: str, live: Live, limits: Limits | None = None) -> Iterator[Inbo
         yield inbox
 
 
-def until(inbox: Inbox, enough: Callable[[list[Frame]], bool], act: Callable[[], None] = lambda: None) -> list[Frame]:
+def until(inbox: Inbox, enough: Callable[[list[Frame]], bool], act: Callable[[], object] = lambda: None) -> list[Frame]:
     """What comes until it is enough; `act` is done before each look."""
     frames: list[Frame] = []
     deadline = time.monotonic() + SOON_S
@@ -146,7 +151,7 @@ def test_standard_input_ends_with_its_pipe() -> None:
 @pytest.mark.parametrize("binds", [False, True])
 def test_zeromq_messages_of_either_kind(pack: Callable[[Any], bytes], binds: bool) -> None:
     port, live, seq = free_port(), Live(), iter(range(10**6))
-    with closing(zmq.Context.instance().socket(zmq.PUB)) as publisher:
+    with closing(publisher_socket()) as publisher:
         if not binds:
             publisher.bind(f"tcp://127.0.0.1:{port}")
         with opened(f"zmq{'-bind' if binds else ''}://127.0.0.1:{port}", live) as inbox:
@@ -162,7 +167,7 @@ def test_zeromq_messages_of_either_kind(pack: Callable[[Any], bytes], binds: boo
 def test_zeromq_is_drained_even_where_nothing_new_comes() -> None:
     """The descriptor tells of changes, not of what is there: 1,000 messages at once must not get stuck."""
     port, live = free_port(), Live()
-    with closing(zmq.Context.instance().socket(zmq.PUB)) as publisher:
+    with closing(publisher_socket()) as publisher:
         publisher.bind(f"tcp://127.0.0.1:{port}")
         with opened(f"zmq://127.0.0.1:{port}", live, Limits(rate=0)) as inbox:
             until(inbox, lambda f: len(f) > 0, lambda: publisher.send(json.dumps(message(0)).encode()))
@@ -179,7 +184,7 @@ def test_zeromq_with_curve_lets_nobody_else_in(tmp_path: Path) -> None:
     for name in ("camera", "lifter", "stranger"):
         public[name], secret[name] = zmq.auth.create_certificates(tmp_path, name)
     port, live, strange = free_port(), Live(), Live()
-    with closing(zmq.Context.instance().socket(zmq.PUB)) as publisher:
+    with closing(publisher_socket()) as publisher:
         publisher.curve_publickey, publisher.curve_secretkey = zmq.auth.load_certificate(secret["camera"])
         publisher.curve_server = True
         publisher.bind(f"tcp://127.0.0.1:{port}")
