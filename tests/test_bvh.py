@@ -185,6 +185,24 @@ def test_children_on_one_line_leave_no_twist(tmp_path: Path) -> None:
     np.testing.assert_allclose(along_x, 0, atol=1e-5)
 
 
+def test_a_rigid_pelvis_turns_as_one(tmp_path: Path) -> None:
+    """Hips and spine as they are at rest, turned: the joint takes the whole turn, those for each child none."""
+    poses = puppet(COMMON14, 40)
+    rng = np.random.default_rng(3)
+    z, x, y = rng.uniform(-3, 3, (3, 40))
+    turn = about("Z", z) @ about("X", x) @ about("Y", y)
+    for name, rest in (("left_hip", (0.1, 0, 0)), ("right_hip", (-0.1, 0, 0)), ("mid_shoulder", (0, 0.5, 0))):
+        joint = COMMON14.joints.index(name)
+        moved = (poses[:, [0]] + (turn @ np.array(rest))[:, None, [2, 0, 1]]) - poses[:, [joint]]
+        poses[:, [joint, *COMMON14.beyond(joint)]] += moved
+    write_bvh(tmp_path / "a.bvh", poses, 0.05, COMMON14)
+    bvh = read_bvh(tmp_path / "a.bvh")
+    np.testing.assert_allclose(bvh.rotations()[:, 0], turn, rtol=0, atol=1e-5)
+    for name in ("left_hip", "right_hip", "mid_shoulder"):
+        extra = bvh.rotations()[:, bvh.names.index(f"mid_hip_to_{name}")]
+        np.testing.assert_allclose(extra, np.tile(np.eye(3), (40, 1, 1)), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", SKELETONS)
 def test_at_rest_everybody_stands_facing_z(tmp_path: Path, name: str) -> None:
     body = SKELETONS[name]

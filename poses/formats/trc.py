@@ -6,7 +6,7 @@ TRC is Y-up and ours Z-up: (x, y, z) in the file is (y, z, x) of the world, the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +14,26 @@ from numpy.typing import NDArray
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.files import replaced
-from edgelift.poses.skeletons import FloatArray
+from edgelift.poses.formats.blocks import Poses, blocks
 
 Float64 = NDArray[np.float64]
 
 METRES_PER_UNIT = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 HEADER_LINES = 5
-_TO_Y_UP, _TO_Z_UP = [1, 2, 0], [2, 0, 1]
+TO_Y_UP, _TO_Z_UP = [1, 2, 0], [2, 0, 1]
 _OWN = ("DataRate", "CameraRate", "NumFrames", "NumMarkers", "Units")
 _KEYS = (*_OWN, "OrigDataRate", "OrigDataStartFrame", "OrigNumFrames")
 
 
-def write_trc(path: Path, poses: FloatArray, timestamps: Float64, joint_names: Sequence[str]) -> None:
+def write_trc(path: Path, poses: Poses, timestamps: Float64, joint_names: Sequence[str]) -> None:
     """Write poses (frames, joints, 3) world metres, Z-up, at timestamps (frames,) seconds; NaN becomes empty cells.
 
     The file is in metres to six decimals, and complete or not at all. Its data rate is the mean one.
     """
     _check(path, poses, timestamps, joint_names)
-    values = poses[..., _TO_Y_UP].reshape(len(poses), -1)
-    rows = [
-        "\t".join([str(frame), f"{time:.6f}", *(_cell(v) for v in row)])
-        for frame, (time, row) in enumerate(zip(timestamps, values, strict=True), start=1)
-    ]
-    with replaced(path) as temporary:
-        temporary.write_text("\n".join([*_header(path.name, timestamps, joint_names), *rows, ""]), encoding="utf-8")
+    with replaced(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write("\n".join([*_header(path.name, timestamps, joint_names), ""]))
+        file.writelines(_rows(poses, timestamps))
 
 
 def read_trc(path: Path) -> tuple[Float64, Float64, tuple[str, ...]]:
@@ -62,8 +58,8 @@ def read_trc(path: Path) -> tuple[Float64, Float64, tuple[str, ...]]:
     return table[:, 2:].reshape(len(rows), len(names), 3)[..., _TO_Z_UP] * unit, table[:, 1], names
 
 
-def _check(path: Path, poses: FloatArray, timestamps: Float64, joint_names: Sequence[str]) -> None:
-    if poses.ndim != 3 or poses.shape[1:] != (len(joint_names), 3) or timestamps.shape != poses.shape[:1]:
+def _check(path: Path, poses: Poses, timestamps: Float64, joint_names: Sequence[str]) -> None:
+    if len(poses.shape) != 3 or poses.shape[1:] != (len(joint_names), 3) or timestamps.shape != poses.shape[:1]:
         raise EdgeliftError(
             str(path), f"poses {poses.shape}, timestamps {timestamps.shape}, {len(joint_names)} joint names",
             "(frames, joints, 3), (frames,) and a name a joint", "Give arrays of one recording.",
@@ -94,6 +90,14 @@ def _header(file_name: str, timestamps: Float64, names: Sequence[str]) -> list[s
         "\t".join(["Frame#", "Time", *(cell for name in names for cell in (name, "", ""))]),
         "\t".join(["", "", *axes]),
     ]
+
+
+def _rows(poses: Poses, timestamps: Float64) -> Iterator[str]:
+    frame = 0
+    for block in blocks(poses):
+        for row in block[..., TO_Y_UP].reshape(len(block), -1).tolist():
+            yield "\t".join([str(frame + 1), f"{timestamps[frame]:.6f}", *map(_cell, row)]) + "\n"
+            frame += 1
 
 
 def _cell(value: float) -> str:

@@ -64,18 +64,26 @@ class Sinks:
     def __init__(self, sinks: list[Sink], live: Live) -> None:
         self.sinks, self.live = sinks, live
         self.stack = ExitStack()
+        self.lost = 0
 
     def write(self, lifted: LiftedFrame) -> None:
         """Give a frame to every sink."""
-        lost = sum(sink.lost for sink in self.sinks)
         for sink in self.sinks:
             try:
                 sink.write(lifted)
             except OSError as error:
-                self.live.complaints.add(
-                    f"sink {sink.name}", f"{error.strerror or error}: frame {lifted.seq} lost there"
-                )
-        self.live.counts.sink_lost += sum(sink.lost for sink in self.sinks) - lost
+                self.live.complaints.add(f"sink {sink.name}", f"{error.strerror or error}; lost frame {lifted.seq}")
+        self._count()
+
+    def _count(self) -> None:
+        lost = sum(sink.lost for sink in self.sinks)
+        self.live.counts.sink_lost += lost - self.lost
+        self.lost = lost
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of what was written."""
+        return [note for sink in self.sinks for note in sink.notes]
 
     def __enter__(self) -> Sinks:
         with ExitStack() as stack:
@@ -86,6 +94,7 @@ class Sinks:
 
     def __exit__(self, *exception: object) -> None:
         self.stack.close()  # without the exception: every sink keeps what it has, however the stream ended
+        self._count()
 
 
 __all__ = ["FILES", "SCHEMES", "Sinks", "open_sink"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgelift.poses.errors import EdgeliftError
@@ -17,6 +18,8 @@ class JsonLines:
     full disk costs the lines that find no room, and nothing that is written already. Standard output may be slower
     than the loop: then the loop waits for whoever reads it.
     """
+
+    notes: Sequence[str] = ()
 
     def __init__(self, target: str) -> None:
         self.name = target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgelift.runtime.address import Address
@@ -20,6 +21,8 @@ HELD_BYTES = 1 << 20  # for a reader that is slow: seconds of poses; then it mis
 
 class UdpSink:
     """One message a datagram; nobody knows whether it arrives."""
+
+    notes: Sequence[str] = ()
 
     def __init__(self, address: Address) -> None:
         self.name, self.address = address.text, address
@@ -65,6 +68,8 @@ class _Outlet:
 class TcpSink:
     """JSON lines to a peer that listens; called again with back-off when it vanishes."""
 
+    notes: Sequence[str] = ()
+
     def __init__(self, address: Address, live: Live) -> None:
         self.name, self.address, self.live = address.text, address, live
         self.lost = 0
@@ -96,6 +101,8 @@ class TcpSink:
 
 class TcpListenSink:
     """JSON lines to everybody who connects, up to MOST_PEERS; lost counts readers times messages."""
+
+    notes: Sequence[str] = ()
 
     def __init__(self, address: Address) -> None:
         self.name, self.address = address.text, address
@@ -148,6 +155,8 @@ class ZmqSink:
     Option format=json for JSON, MessagePack otherwise; key, peer_key: see open_socket. A subscriber that is slow misses
     messages and ZeroMQ does not tell, so `lost` stays 0.
     """
+
+    notes: Sequence[str] = ()
 
     def __init__(self, address: Address) -> None:
         self.name, self.address = address.text, address
