@@ -102,7 +102,7 @@ def lift(
     with told(log), until_signal() as stopped:
         summary = run(settings, stopped)
     facts = summary.to_dict()
-    finish(facts, as_json, *last_words(facts, ", ".join(sinks)))
+    finish(facts, as_json, *summary.notes, *last_words(facts, ", ".join(sinks)))
 
 
 def _smoothing(text: str | None) -> Any:
@@ -124,7 +124,7 @@ def last_words(facts: dict[str, Any], where: str) -> list[str]:
     """Return the end lines: frames in, lifted, dropped, swapped; what went wrong; latencies."""
     t = facts["latency_ms"]
     lines = [
-        f"{facts['lifted']} of {facts['frames']} frames lifted by {facts['provider']}, {facts['dropped']} dropped, "
+        f"{facts['frames']} frames in, {facts['lifted']} lifted by {facts['provider']}, {facts['dropped']} dropped, "
         f"{facts['swapped']} left/right swaps, {facts['swaps']} lifters taken up; "
         f"latency ms p50 {t['p50']} p99 {t['p99']} p99.9 {t['p99_9']} max {t['max']} -> {where}"
     ]

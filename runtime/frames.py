@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -161,6 +162,10 @@ class Sink(Protocol):
 
     name: str
     lost: int
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user should know of what was written; once it is finished."""
 
     def write(self, lifted: LiftedFrame) -> None:
         """Take one frame; never waits for a slow reader."""

@@ -69,11 +69,12 @@ class LiftSettings:
 
 @dataclass
 class LiftSummary:
-    """The last words of a loop."""
+    """The last words of a loop. notes: what a user should know of the files that were written."""
 
     live: Live
     provider: str
     lifter: str
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of `edgelift lift --json`."""
@@ -89,6 +90,7 @@ def lift(settings: LiftSettings, stopped: Callable[[], bool], live: Live | None 
         for s in settings.sources
         if not is_live(s)
     ]
+    sinks = Sinks([open_sink(target, live) for target in settings.sinks], live)
     with ExitStack() as stack:
         pipeline = _pipeline(settings, [track for group in tracks for track in group], live)
         stack.callback(lambda: pipeline.lifter.close())  # whichever it is then
@@ -96,11 +98,12 @@ def lift(settings: LiftSettings, stopped: Callable[[], bool], live: Live | None 
         if follower is not None:
             stack.callback(follower.close)
         inbox = stack.enter_context(Inbox(_sources(settings, tracks, live)))
-        sinks = stack.enter_context(Sinks([open_sink(target, live) for target in settings.sinks], live))
         stack.enter_context(served(live, settings.metrics))
+        stack.enter_context(sinks)
         run(inbox, pipeline, sinks, live, stopped, follower)
-        live.complaints.report(now=True)
-        return LiftSummary(live, pipeline.lifter.backend.provider, pipeline.lifter.name)
+    live.complaints.report(now=True)
+    lifter = pipeline.lifter
+    return LiftSummary(live, lifter.backend.provider, lifter.name, sinks.notes)
 
 
 def _pipeline(settings: LiftSettings, tracks: Sequence[Track], live: Live) -> Pipeline:

@@ -26,7 +26,14 @@ def requirements() -> list[str]:
     """What pyproject.toml lists for a device and wheels provide: the base and a device's extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    named = [*project["dependencies"], *extras["cpu"], *extras["cuda"], *extras["tensorrt"], *extras["stream"], *extras["files"]]
+    named = [
+        *project["dependencies"],
+        *extras["cpu"],
+        *extras["cuda"],
+        *extras["tensorrt"],
+        *extras["stream"],
+        *extras["files"],
+    ]
     return [line for line in dict.fromkeys(named) if name_of(line) not in NOT_FROM_A_WHEEL]
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.frames import LiftedFrame
+from edgelift.runtime.view import feeds
 from edgelift.runtime.view.feeds import is_pose3d, read_recording
 from edgelift.runtime.view.page import recording_page
 from edgelift.runtime.view.server import PageServer
@@ -160,6 +161,20 @@ def test_view_says_that_a_network_can_watch() -> None:
         assert b"anyone who reaches this port can watch" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         ended(process)
+
+
+def test_lines_come_whole_however_they_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "MOST_BYTES", 50)
+    sent = [b"one", b"", b"x" * 40, b"y" * 200, b"two", b"a last line without an end"]
+    reader, writer = socket.socketpair()
+    got = feeds._received(reader)
+    with writer:
+        for start in range(0, len(data := b"\n".join(sent)), 7):
+            writer.sendall(data[start : start + 7])
+    lines = list(got)
+    assert b"".join(lines) == b"".join(sent)
+    assert [line for line in lines if b"y" not in line and line] == [line for line in sent if b"y" not in line and line]
+    assert reader.fileno() == -1
 
 
 def test_view_writes_one_page(tmp_path: Path) -> None:

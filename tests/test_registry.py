@@ -86,7 +86,7 @@ class Steps:
 class Kept:
     """A sink that keeps frames."""
 
-    name, lost = "kept", 0
+    name, lost, notes = "kept", 0, ()
 
     def __init__(self) -> None:
         self.frames: list[LiftedFrame] = []
