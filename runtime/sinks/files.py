@@ -118,7 +118,7 @@ def _write_c3d(content: _Content) -> None:
     def write(path: Path, take: Take) -> str:
         start_s, interval_s, poses = take.regular()
         write_c3d(path, poses, 1 / interval_s, content.skeleton.joints)
-        return f"{poses.shape[0]} frames from {start_s + 0.0:.3f} s, {1 / interval_s:.5g} a second"
+        return f"{poses.shape[0]} frames from {round(start_s, 3) + 0.0:.3f} s, {1 / interval_s:.5g} a second"
 
     _write_each(content, write)
 
@@ -128,7 +128,7 @@ def _write_bvh(content: _Content) -> None:
         start_s, interval_s, poses = take.regular()
         filled = write_bvh(path, poses, interval_s, content.skeleton)
         repeats = f", {filled} of them in gaps, which repeat the pose before" if filled else ""
-        return f"{poses.shape[0]} frames from {start_s + 0.0:.3f} s, {1 / interval_s:.5g} a second{repeats}"
+        return f"{poses.shape[0]} frames from {round(start_s, 3) + 0.0:.3f} s, {1 / interval_s:.5g} a second{repeats}"
 
     if _write_each(content, write):
         content.notes.append("centimetres; how far a bone is twisted about itself no joint shows: it is left at rest")

@@ -334,7 +334,7 @@ function makeFrame(name) {
 function drawSeen(frame, seen, skeleton, count) {
   const [w, h] = sizeOf(frame, seen), ratio = `${w}/${h}/${count}`;
   if (frame.ratio !== ratio) { // as wide as its column, but no higher than some of the window
-    frame.canvas.style.width = `min(100%, ${((count > 2 ? 26 : 38) * w / h).toFixed(2)}vh)`;
+    frame.canvas.style.width = `min(100%, ${((count > 2 ? 21 : 38) * w / h).toFixed(2)}vh)`;
     frame.canvas.style.aspectRatio = `${w} / ${h}`;
     frame.ratio = ratio;
   }
