@@ -19,8 +19,8 @@ from edgelift.poses.errors import EdgeliftError
 
 
 @app.command(
-    epilog="Examples: edgelift lift bundles/first --source take1.npz --camera cam_01 --sink poses.jsonl "
-    "| edgelift lift bundles/first --source udp://:5005 --cameras Calib.toml --units m --sink ws://:8765"
+    epilog="Example: edgelift lift bundles/first --source take1.npz --camera cam_01 --sink poses.jsonl "
+    "or edgelift lift bundles/first --source udp://:5005 --cameras Calib.toml --units m --sink ws://:8765"
 )
 def lift(
     bundle: Annotated[Path, typer.Argument(help="A bundle directory, or a registry of them.")],

@@ -22,7 +22,7 @@ SECONDS_A_LINE = 1.0  # between lines about malformed messages
 
 
 @app.command(
-    epilog="Examples: edgelift view poses.jsonl | edgelift view poses.jsonl -o page.html | edgelift view udp://:5006"
+    epilog="Example: edgelift view poses.jsonl, or edgelift view poses.jsonl -o page.html, or edgelift view udp://:5006"
 )
 def view(
     source: Annotated[

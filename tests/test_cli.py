@@ -18,7 +18,7 @@ from edgelift.poses.studio import studio_rig
 
 from .conftest import FORBID_TRAINING, make_sessions, wobbling_person
 
-LATENCY = {"p50", "p90", "p99", "max"}
+LATENCY = {"p50", "p90", "p99", "p99_9", "max"}
 EVALUATE_KEYS = {
     "mpjpe_mm", "root_relative_mpjpe_mm", "p_mpjpe_mm", "n_mpjpe_mm", "root_error_mm", "pck150", "velocity_error_mm",
     "flexion_error_deg", "frames", "against", "per_joint_mm", "per_action",
@@ -102,7 +102,7 @@ def test_a_device_lifts_and_evaluates_without_torch(home: Path, one: Path, tmp_p
         "--camera",
         "cam_01",
         "--sink",
-        tmp_path / "p",
+        tmp_path / "p.jsonl",
         "--fast",
         "--json",
     )
@@ -133,7 +133,7 @@ def test_triangulate_writes_trc_and_npz(home: Path, one: Path, tmp_path: Path) -
 
 VERBS = (
     "simulate", "convert", "triangulate", "train", "export", "calibrate ranges", "build", "inspect", "refit", "bench",
-    "doctor", "lift", "evaluate", "demo",
+    "doctor", "detect", "lift", "view", "evaluate", "demo",
 )  # fmt: skip
 
 
@@ -186,7 +186,6 @@ def test_bad_lifting(home: Path, one: Path, tmp_path: Path) -> None:
     save_session(replace(load_session(one), cameras=None), tmp_path / "blind.npz")
     told = refused("lift", home / "bundle", "--source", tmp_path / "blind.npz", "--camera", "cam_01", "--sink", sink)
     assert "a rays lifter: received a camera without intrinsics" in told
-    assert "no --camera" in refused("lift", home / "bundle", "--source", one, "--sink", sink)
     assert "cam_01" in refused("lift", home / "bundle", "--source", one, "--camera", "nope", "--sink", sink)
     shutil.copytree(home / "bundle", tmp_path / "bundle")
     with (tmp_path / "bundle" / "lifter.onnx").open("ab") as file:
