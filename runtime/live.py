@@ -197,8 +197,9 @@ class EachCamera:
                 self.streams[frame.stream] = self.lifter.stream(camera, size, self.settings)
             except EdgeliftError as error:
                 self.streams.pop(frame.stream, None)
+                self.order.heard.pop(frame.stream, None)  # nothing is kept of names that anybody may send
                 self.live.counts.unplaced += 1
-                self.live.complaints.add(f"stream {frame.stream}: no camera of that name", error)
+                self.live.complaints.add("streams without a camera", f"{frame.stream}: {error}")
                 return None
         return self.streams[frame.stream]
 

@@ -219,6 +219,7 @@ def test_a_stream_without_a_camera_is_counted_and_the_others_go_on(pipeline: Eac
     out = feed(pipeline, frame(session, 0, stream="kitchen"), frame(session, 0))
     assert [o.stream for o in out] == ["cam_01"]
     assert pipeline.live.counts.unplaced == 1
+    assert list(pipeline.order.heard) == ["cam_01"]
 
 
 def test_streams_are_forgotten_when_there_are_too_many(pipeline: EachCamera, session: Session) -> None:
