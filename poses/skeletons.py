@@ -191,8 +191,8 @@ def convert(keypoints: FloatArray, source: Skeleton, target: Skeleton) -> FloatA
     out = known[..., first, :]
     for joints, sources in derived:  # few joints are derived, and a live stream converts every frame
         parents = known[..., sources, :]
-        out[..., joints, :2] = parents[..., :2].mean(-2)
-        out[..., joints, 2] = parents[..., 2].min(-1)
+        out[..., joints, :2] = np.add.reduce(parents[..., :2], -2) / parents.shape[-2]
+        out[..., joints, 2] = np.minimum.reduce(parents[..., 2], -1)
     return out
 
 

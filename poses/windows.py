@@ -18,6 +18,7 @@ from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import Skeleton, convert
 
 MAX_GAP_S = 0.25  # two frames farther apart are not interpolated: half a stride of a walk lies between them
+MOST_HZ = 1000  # no camera gives more frames a second
 SNAP_S = 1e-4  # a slot this close to a frame is that frame, so that a regular stream passes through untouched
 
 MISSING = np.array([np.nan, np.nan, 0], np.float32)
@@ -154,14 +155,20 @@ class Stream:
         self._timestamps: list[float] = []
 
     def push(self, timestamp_s: float, keypoints: Keypoints) -> Keypoints:
-        """Add undistorted keypoints (joints, 3); return the window (frames, joints, 3). Time must rise."""
+        """Add undistorted keypoints (joints, 3); return the window (frames, joints, 3). Time must rise.
+
+        EdgeliftError where MOST_HZ is exceeded, as by times in another unit; the frame is not kept then.
+        """
+        oldest = timestamp_s - (self.frames - 1) * self.frame_interval_s
+        while len(self._timestamps) > 1 and self._timestamps[1] < oldest - SNAP_S:
+            del self._timestamps[0], self._keypoints[0]
+        if len(self._timestamps) > 2 + MOST_HZ * self.frames * self.frame_interval_s:
+            raise EdgeliftError(
+                "timestamps", f"{len(self._timestamps)} frames in {timestamp_s - self._timestamps[0]:.4g} s",
+                f"fewer than {MOST_HZ} a second", "Check their unit: t_ns counts nanoseconds.",
+            )  # fmt: skip
         self._timestamps.append(timestamp_s)
         self._keypoints.append(keypoints)
-        oldest = timestamp_s - (self.frames - 1) * self.frame_interval_s
-        while len(self._timestamps) > 2 and self._timestamps[1] < oldest - SNAP_S:
-            del self._timestamps[0], self._keypoints[0]
-        if self.frames == 1:
-            del self._timestamps[:-1], self._keypoints[:-1]
         stacked = np.stack(self._keypoints)
         window: Keypoints = cut(stacked, np.array(self._timestamps), self.frames, self.frame_interval_s, last=1)[0]
         return window

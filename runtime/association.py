@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ Float64 = NDArray[np.float64]
 FIT_RAD = 0.04  # median over joints between a person and a view's detection; another person is beyond 0.1
 MISFIT_RAD = 0.06  # beyond, a detection is taken from the person it belonged to
 LEAST_JOINTS = 4  # fewer in common do not tell two people apart
+MOST_STRANGERS = 32  # of one view who are compared with other views' in one moment
 ALONE_S = 0.3  # who is seen by one view only, while others look, is a person after so long
 
 
@@ -84,11 +85,12 @@ class Association:
     ) -> None:
         """Give free detections to persons who fit them and are not seen by their view."""
         fits = []
-        for view, row in free:
-            for person, own in rows.items():
-                if view not in own and person.xyz is not None:
-                    away = project(person.xyz, self.cameras[view]) - looks[view].sights[row, :, :2]
-                    fits.append((_median(np.linalg.norm(away, axis=-1)), view, row, person))
+        for person, own in rows.items():
+            for view in {view for view, _ in free} - set(own):
+                if person.xyz is not None:
+                    there = project(person.xyz, self.cameras[view])
+                    away = np.linalg.norm(there - looks[view].sights[..., :2], axis=-1)
+                    fits += [(_median(away[row]), view, row, person) for v, row in free if v == view]
         for fit, view, row, person in sorted(fits, key=lambda item: item[0]):
             if fit <= FIT_RAD and (view, row) in free and view not in rows[person]:
                 rows[person][view] = row
@@ -100,22 +102,25 @@ class Association:
         """Join free detections that agree to persons whom one view alone sees, then make persons of what is left."""
         lone = {(view, row): person for person, own in rows.items() if len(own) == 1 for view, row in own.items()}
         fits = []
-        for a, b in combinations(sorted(free | set(lone)), 2):
-            if a[0] != b[0] and (a in free or b in free):
-                fits.append((a in free and b in free, self._disagreement(a, b, looks), a, b))
-        for both_free, fit, a, b in sorted(fits):
-            if fit > FIT_RAD or not ({a, b} & free) or (both_free and not {a, b} <= free):
+        for a, b, fit in self._disagreements(free | set(lone), looks):
+            if fit <= FIT_RAD and (a in free or b in free):
+                fits.append((a in free and b in free, fit, a, b))
+        for both_free, _, a, b in sorted(fits):
+            if not ({a, b} & free) or (both_free and not {a, b} <= free):
                 continue
             if both_free:
-                rows[self._begin(at_s)] = dict((a, b))
+                person = self._begin(at_s)
+                rows[person] = dict((a, b))
             else:
                 known, new = (b, a) if a in free else (a, b)
                 if known not in lone or new[0] in rows[lone[known]]:
                     continue
-                rows[lone[known]][new[0]] = new[1]
+                person = lone[known]
+                rows[person][new[0]] = new[1]
             free -= {a, b}
-            self._place(rows, looks)
-            self._join(rows, free, looks)  # the other views see whoever was just found by two
+            found = {person: rows[person]}
+            self._place(found, looks)
+            self._join(found, free, looks)  # the other views see whoever was just found by two
 
     def _place(self, rows: dict[WorldPerson, dict[int, int]], looks: dict[int, Look]) -> None:
         """Put persons whom several views see where those see them now: what was before may be one view's guess."""
@@ -136,10 +141,18 @@ class Association:
                 rows[self._begin(at_s)] = {view: row}
                 del self.alone_since[key]
 
-    def _disagreement(self, a: tuple[int, int], b: tuple[int, int], looks: dict[int, Look]) -> float:
-        """Median residual of two detections triangulated together, radians."""
-        sights = np.stack([looks[view].sights[row] for view, row in (a, b)])
-        return _median(triangulate(sights, [self.cameras[a[0]], self.cameras[b[0]]])[1].max(0))
+    def _disagreements(
+        self, seen: set[tuple[int, int]], looks: dict[int, Look]
+    ) -> Iterator[tuple[tuple[int, int], tuple[int, int], float]]:
+        """Yield pairs of detections of two views and the median residual of each triangulated together, radians."""
+        rows = {view: sorted(row for v, row in seen if v == view)[:MOST_STRANGERS] for view in sorted(looks)}
+        for a, b in combinations(sorted(looks), 2):
+            if rows[a] and rows[b]:
+                sights_a, sights_b = looks[a].sights[rows[a]][:, None], looks[b].sights[rows[b]][None]
+                both = np.stack(np.broadcast_arrays(sights_a, sights_b))  # (2, people of a, people of b, joints, 3)
+                residual = triangulate(both, [self.cameras[a], self.cameras[b]])[1].max(0)
+                for (j, m), (k, n) in product(enumerate(rows[a]), enumerate(rows[b])):
+                    yield (a, m), (b, n), _median(residual[j, k])
 
     def _begin(self, at_s: float) -> WorldPerson:
         person = WorldPerson(self.next_number, {}, at_s)

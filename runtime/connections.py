@@ -16,6 +16,8 @@ MOST_PEERS = 16  # that may be connected to a listening socket at once
 BACK_OFF_S = (0.1, 5.0)  # the first wait before connecting again, and the longest; doubled in between
 CONNECT_S = 5.0  # how long a peer may take to answer
 ASK_AGAIN_S = 0.01  # whether a connection stands meanwhile
+# a peer that lost its power or its cable says nothing: asked after 10 s of silence, given up after 3 unanswered
+KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
 class Caller:
@@ -85,9 +87,18 @@ class Caller:
                 self.wake_ns = now + int(ASK_AGAIN_S * 1e9)
             return
         self.calling.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(self.calling)
         self.connected, self.calling = self.calling, None
         self.wake_ns, self.wait_s = None, BACK_OFF_S[0]
         log.info("%s: connected", self.address.text)
+
+
+def keep_alive(peer: socket.socket) -> None:
+    """Have the kernel ask a silent peer whether it is there; one that vanished then reads as an ended connection."""
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE.items():
+        if hasattr(socket, name):  # Linux has them all
+            peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def receive(peer: socket.socket) -> bytes | None:

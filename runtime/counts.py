@@ -92,6 +92,7 @@ class Complaints:
     """What went wrong, told once a second however often it happens; safe to call from any thread."""
 
     interval_s: float = 1.0
+    most_kinds: int = 32
     _told_at: float = field(default_factory=lambda: -math.inf)
     _waiting: dict[str, tuple[int, str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -99,6 +100,8 @@ class Complaints:
     def add(self, kind: str, what: Any) -> None:
         """Note one event of a kind; `what` is told with the next report, if it is the last of its kind."""
         with self._lock:
+            if kind not in self._waiting and len(self._waiting) >= self.most_kinds:  # a kind may hold a name sent to us
+                kind = "of other kinds"
             self._waiting[kind] = (self._waiting.get(kind, (0, ""))[0] + 1, str(what)[:400])
 
     def report(self, now: bool = False) -> None:

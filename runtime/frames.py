@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from edgelift.poses.errors import missing_extra
@@ -17,8 +17,6 @@ from edgelift.poses.skeletons import Skeleton
 VERSION = 1  # of both messages; schemas/pose2d.schema.json and schemas/pose3d.schema.json
 Float32 = NDArray[np.float32]
 CoordinateFrame = Literal["camera", "world"]
-
-_ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode  # json.dumps would make one each time
 
 XYZ_DECIMALS, CONFIDENCE_DECIMALS, PIXEL_DECIMALS = 5, 4, 2  # of messages: 10 micrometres, 1e-4, a hundredth of a pixel
 
@@ -123,7 +121,7 @@ class LiftedFrame:
     @cached_property
     def json(self) -> bytes:
         """The message as one line of JSON, with its line end."""
-        return _ENCODE(self.message).encode() + b"\n"
+        return orjson.dumps(self.message, option=orjson.OPT_APPEND_NEWLINE)
 
     @cached_property
     def msgpack(self) -> bytes:

@@ -19,7 +19,7 @@ from edgelift.runtime.counts import Live
 from edgelift.runtime.frames import Frame, LiftedFrame, Seen
 from edgelift.runtime.fusion import complete, ideal, triangulate_robustly
 from edgelift.runtime.lifter import Lifter, PoseStream, Prepared, StreamSettings
-from edgelift.runtime.live import Order
+from edgelift.runtime.live import Order, check_size
 from edgelift.runtime.smoothing import OneEuro
 
 SYNC_S = 0.004  # frames of two cameras this close are of one moment: a hand at 3 m/s moves 12 mm
@@ -78,7 +78,11 @@ class Fuse:
     def feed(self, frames: Sequence[Frame]) -> Iterator[LiftedFrame]:
         """Take frames; yield the moments that are complete: all of them if `every`, else the newest."""
         for frame in frames:
-            self._hold(frame)
+            try:
+                self._hold(frame)
+            except EdgeliftError as error:
+                self.live.counts.failed += 1
+                self.live.complaints.add(f"stream {frame.stream}: not taken", f"frame {frame.seq}: {error}")
         moments = self._complete_moments(time.perf_counter_ns())
         if not self.every and len(moments) > 1:
             self.live.dropped_by_stream["fused"] = self.live.dropped_by_stream.get("fused", 0) + len(moments) - 1
@@ -89,7 +93,7 @@ class Fuse:
                 yield self._fuse(at_s)
             except EdgeliftError as error:
                 self.live.counts.failed += 1
-                self.live.complaints.add(f"moment {at_s:.3f} s: not fused", error)
+                self.live.complaints.add("moments: not fused", f"at {at_s:.3f} s: {error}")
 
     def take_up(self, lifter: Lifter) -> None:
         """Views keep their past where the new lifter is fed as the old one was."""
@@ -113,6 +117,7 @@ class Fuse:
             )
             return
         view = self.views[place]
+        check_size(frame, view.camera.size)
         said = self.order.check(frame)
         if said == "stale":
             return

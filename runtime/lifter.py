@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelift.poses.cameras import Camera, PixelTable, camera_to_world
+from edgelift.poses.cameras import Camera, camera_to_world
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import clean_keypoints
 from edgelift.poses.skeletons import Skeleton, check_joints, convert
@@ -18,7 +18,7 @@ from edgelift.poses.windows import Stream
 from edgelift.runtime.backends import Backend, open_backend
 from edgelift.runtime.bundle import Bundle, load_bundle
 from edgelift.runtime.frames import CoordinateFrame, Float32
-from edgelift.runtime.people import FORGET_S, Sides, SwapPolicy, Tracker, mirrored, seen_people
+from edgelift.runtime.people import FORGET_S, Sides, SwapPolicy, Tracker, mirrored, remembered, seen_people
 from edgelift.runtime.registry import bundle_path
 from edgelift.runtime.smoothing import OneEuro, OneEuroSettings
 
@@ -172,7 +172,7 @@ class PoseStream:
             raise EdgeliftError("poses in the world", "no camera", "a camera with extrinsics", "Give the rig's camera.")
         fed = self.lifter.input
         self.intrinsics = fed.intrinsics(self.camera, self.size if self.camera is None else self.camera.size)[None]
-        self.table = PixelTable(self.camera) if self.camera is not None and self.camera.dist.any() else None
+        self.table = None if self.camera is None or fed.camera_input == "screen" else self.camera.pixel_table
         self.tracker = Tracker(fed.skeleton)
         self.nobody = np.full((len(fed.skeleton.joints), 3), np.nan, np.float32)
         self.nobody[:, 2] = 0
@@ -233,9 +233,15 @@ class PoseStream:
             person.filter = OneEuro(self.settings.smooth, len(self.lifter.skeleton.joints))
         return person.filter
 
-    def _windows(self, at_s: float, numbers: tuple[int, ...], pixels: Float32) -> Float32:
-        for number in [n for n, person in self.people.items() if at_s - person.seen_s > FORGET_S]:
+    def _forget(self, at_s: float, most: int) -> None:
+        gone = [n for n, person in self.people.items() if at_s - person.seen_s > FORGET_S]
+        if len(self.people) - len(gone) > most:
+            gone = sorted(self.people, key=lambda n: self.people[n].seen_s)[:-most]
+        for number in gone:
             del self.people[number]
+
+    def _windows(self, at_s: float, numbers: tuple[int, ...], pixels: Float32) -> Float32:
+        self._forget(at_s, remembered(len(numbers)))
         if self.lifter.input.frames == 1:
             return pixels[:, None]
         for number in self.people.keys() - set(numbers):  # they hear of the frames they are not in, as offline

@@ -10,6 +10,7 @@ from typing import Protocol
 from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.rigs import plain_name
+from edgelift.poses.windows import MOST_HZ
 from edgelift.runtime.counts import Live, log
 from edgelift.runtime.frames import Frame, LiftedFrame, Seen
 from edgelift.runtime.lifter import Lifter, People, PoseStream, Size, StreamSettings
@@ -85,8 +86,12 @@ class Cameras:
         return cls({plain_name(camera.name): (camera, camera.size) for camera in rig})
 
     def of(self, frame: Frame) -> tuple[Camera | None, Size | None]:
-        """Return the camera and the image size of a frame, None each where nobody knows."""
+        """Return the camera and the image size of a frame, None each where nobody knows.
+
+        EdgeliftError where the frame's image has another size than the camera's: its pixels are others, too.
+        """
         camera, size = self.of_name(frame.stream)
+        check_size(frame, size)
         return camera, size or frame.size
 
     def of_name(self, stream: str) -> tuple[Camera | None, Size | None]:
@@ -96,14 +101,25 @@ class Cameras:
         return self.known.get(plain_name(stream), (None, None))
 
 
+def check_size(frame: Frame, size: Size | None) -> None:
+    """EdgeliftError unless a frame's image has the size that its camera was calibrated with, where both are known."""
+    if size is not None and frame.size is not None and frame.size != size:
+        raise EdgeliftError(
+            f"stream {frame.stream}", "images of {} x {}".format(*frame.size), "{} x {}, the camera's".format(*size),
+            "Detect in images as they were calibrated, or scale the intrinsics.",
+        )  # fmt: skip
+
+
 @dataclass(eq=False)
 class _Heard:
-    """A stream as it was heard of last."""
+    """A stream as it was heard of last; of its clock, how many frames came since a time on it."""
 
     seq: int
     t_ns: int
     size: Size | None
     at_s: float
+    frames: int = 0
+    since_ns: int = 0
 
 
 class Order:
@@ -117,8 +133,11 @@ class Order:
         """Return `goes_on`, `new` (first heard of, or begun anew) or `stale` (late, or a second time)."""
         last = self.heard.get(frame.stream)
         said = "new" if last is None or last.size != frame.size else self._compare(last, frame)
-        if said != "stale":
-            self.heard[frame.stream] = _Heard(frame.seq, frame.t_ns, frame.size, time.monotonic())
+        if last is None or said == "new":
+            self.heard[frame.stream] = _Heard(frame.seq, frame.t_ns, frame.size, time.monotonic(), 0, frame.t_ns)
+        elif said == "goes_on":
+            last.seq, last.t_ns, last.at_s = frame.seq, frame.t_ns, time.monotonic()
+            self._check_rate(last, frame.stream)
         return said
 
     def _compare(self, last: _Heard, frame: Frame) -> str:
@@ -126,7 +145,9 @@ class Order:
         if ahead > 0:
             self.live.counts.missing += max(0, frame.seq - last.seq - 1)
             return "goes_on"
-        if frame.seq <= last.seq and -ahead < LATE_S * 1e9:
+        if ahead == 0 and frame.seq > last.seq:
+            self.live.complaints.add(f"stream {frame.stream}: clock", "stands still; a moment is lifted once")
+        if ahead == 0 or (frame.seq <= last.seq and -ahead < LATE_S * 1e9):
             self.live.counts.stale += 1
             return "stale"
         self.live.counts.clock_resets += 1
@@ -135,11 +156,17 @@ class Order:
         )
         return "new"
 
-    def forget_oldest(self) -> str:
-        """Forget the stream heard of longest ago; return its name."""
-        oldest = min(self.heard, key=lambda name: self.heard[name].at_s)
-        del self.heard[oldest]
-        return oldest
+    def _check_rate(self, heard: _Heard, stream: str) -> None:
+        heard.frames += 1
+        if heard.frames == MOST_HZ:
+            if heard.t_ns - heard.since_ns < 1e9:
+                told = f"{MOST_HZ} frames in {heard.t_ns - heard.since_ns} of t_ns, which counts nanoseconds"
+                self.live.complaints.add(f"stream {stream}: clock", told)
+            heard.frames, heard.since_ns = 0, heard.t_ns
+
+    def oldest(self) -> str:
+        """Return the stream that was heard of longest ago."""
+        return min(self.heard, key=lambda name: self.heard[name].at_s)
 
 
 class EachCamera:
@@ -165,7 +192,7 @@ class EachCamera:
                     yield self._lift(frame, stream, started_ns)
             except EdgeliftError as error:
                 self.live.counts.failed += 1
-                self.live.complaints.add(f"stream {frame.stream}: frame {frame.seq} not lifted", error)
+                self.live.complaints.add(f"stream {frame.stream}: not lifted", f"frame {frame.seq}: {error}")
 
     def take_up(self, lifter: Lifter) -> None:
         """Streams keep their past where the new lifter is fed as the old one was."""
@@ -190,18 +217,21 @@ class EachCamera:
         if said == "stale":
             return None
         if said == "new" or frame.stream not in self.streams:
-            if frame.stream not in self.streams and len(self.streams) == MOST_STREAMS:
-                self.streams.pop(self.order.forget_oldest(), None)
-            camera, size = self.cameras.of(frame)
             try:
+                camera, size = self.cameras.of(frame)
                 self.streams[frame.stream] = self.lifter.stream(camera, size, self.settings)
             except EdgeliftError as error:
-                self.streams.pop(frame.stream, None)
-                self.order.heard.pop(frame.stream, None)  # nothing is kept of names that anybody may send
+                self._forget(frame.stream)  # nothing is kept of names that anybody may send
                 self.live.counts.unplaced += 1
                 self.live.complaints.add("streams without a camera", f"{frame.stream}: {error}")
                 return None
+            if len(self.order.heard) > MOST_STREAMS:
+                self._forget(self.order.oldest())
         return self.streams[frame.stream]
+
+    def _forget(self, stream: str) -> None:
+        for known in (self.streams, self.order.heard, self.live.dropped_by_stream):
+            known.pop(stream, None)
 
     def _lift(self, frame: Frame, stream: PoseStream, started_ns: int) -> LiftedFrame:
         prepared = stream.prepare(frame.t_ns / 1e9, frame.keypoints, frame.skeleton, frame.ids)

@@ -22,6 +22,7 @@ OKS_SIGMAS = {
     "knee": 0.087, "ankle": 0.089,
 }  # fmt: skip
 OTHER_SIGMA = 0.08
+MOST_PEOPLE = 64  # of one stream who are remembered at once: a detector may find somebody new in every frame
 LEAST_OKS = 0.3  # usual for tracking (mmpose); a person who walks is at 0.7 from frame to frame at 30 Hz
 LEAST_PAIRS = 3  # of left and right joints that must be seen to tell sides
 LEAST_APART = 0.04  # mean distance of left from right, in diagonals of the person: side-on, sides cannot be told
@@ -39,26 +40,36 @@ def _sigmas(skeleton: Skeleton) -> NDArray[np.float64]:
     return np.array([of(joint) for joint in skeleton.joints])
 
 
+@cache
+def _spread(skeleton: Skeleton) -> NDArray[np.float64]:
+    """What a squared distance over the person's area is divided by, of each joint."""
+    return np.asarray(2 * (2 * _sigmas(skeleton)) ** 2)
+
+
 def oks(then: Float32, now: Float32, skeleton: Skeleton) -> NDArray[np.float64]:
     """Object keypoint similarity of people then (n, joints, 3) and now (m, joints, 3), pixels: (n, m) in [0, 1].
 
-    Over the joints that both have; 0 where there is none. The area is that of the box around the earlier person
-    (Ronchi & Perona 2017, as COCO evaluates; sigma doubled there too).
+    A missing joint is NaN, NaN, 0. Over the joints that both have; 0 where there is none. The area is that of the box
+    around the earlier person, at least a quarter of its longer side squared (Ronchi & Perona 2017, as COCO evaluates;
+    sigma doubled there too).
     """
-    seen = (then[:, None, :, 2] > 0) & (now[None, :, :, 2] > 0)
-    squared = ((then[:, None, :, :2] - now[None, :, :, :2]) ** 2).sum(-1)
-    spread = 2 * (2 * _sigmas(skeleton)) ** 2 * np.maximum(_area(then), 1.0)[:, None, None]
-    similar = np.where(seen, np.exp(-np.where(seen, squared, 0) / spread), 0.0)
-    return np.asarray(similar.sum(-1) / np.maximum(seen.sum(-1), 1))
+    was, now = then[..., :2].astype(np.float64), now[..., :2].astype(np.float64)
+    sides = np.fmax.reduce(was, 1) - np.fmin.reduce(was, 1)  # unlike nanmax, without a word where all is missing
+    area = np.maximum(np.maximum(sides[:, 0] * sides[:, 1], 0.25 * np.maximum.reduce(sides, 1) ** 2), 1.0)
+    away = was[:, None] - now
+    similar = np.exp(-(away[..., 0] ** 2 + away[..., 1] ** 2) / (area[:, None, None] * _spread(skeleton)))
+    seen = similar == similar  # not NaN
+    return np.asarray(np.add.reduce(similar, -1, where=seen) / np.maximum(np.add.reduce(seen, -1), 1))
 
 
-def _area(people: Float32) -> NDArray[np.float64]:
-    """(n,) pixels squared of the box around each person; at least a quarter of its longer side squared."""
-    seen = people[..., 2:] > 0
-    high = np.where(seen, people[..., :2], -np.inf).max(1)
-    low = np.where(seen, people[..., :2], np.inf).min(1)
-    sides = np.maximum(high - low, 0.0)
-    return np.asarray(np.maximum(sides[:, 0] * sides[:, 1], 0.25 * sides.max(1) ** 2), np.float64)
+def remembered(shown: int) -> int:
+    """How many people of a stream are remembered, where a frame shows so many."""
+    return max(MOST_PEOPLE, 2 * shown)
+
+
+@cache
+def _mirror(skeleton: Skeleton) -> NDArray[np.intp]:
+    return np.array(skeleton.mirror)
 
 
 @dataclass(eq=False)
@@ -70,7 +81,10 @@ class _Track:
 
 
 class Tracker:
-    """Ids for people of a stream that has none: greedy by OKS with where each was, at its own velocity."""
+    """Ids for people of a stream that has none: greedy by OKS with where each was, at its own velocity.
+
+    Remembers MOST_PEOPLE at once, or twice as many as a frame shows.
+    """
 
     def __init__(self, skeleton: Skeleton) -> None:
         self.skeleton = skeleton
@@ -81,19 +95,22 @@ class Tracker:
         """Return an id for each of the people (n, joints, 3) of a frame; a new one for who is like nobody before."""
         self.tracks = [track for track in self.tracks if at_s - track.seen_s <= FORGET_S]
         chosen = self._match(keypoints, at_s)
-        return tuple(
+        numbers = tuple(
             self._go_on(chosen[k], person, at_s) if k in chosen else self._begin(person, at_s)
             for k, person in enumerate(keypoints)
         )
+        if len(self.tracks) > remembered(len(numbers)):
+            self.tracks = sorted(self.tracks, key=lambda track: track.seen_s)[-remembered(len(numbers)) :]
+        return numbers
 
     def _match(self, keypoints: Float32, at_s: float) -> dict[int, _Track]:
         if not self.tracks or not len(keypoints):
             return {}
-        expected = np.stack([track.keypoints for track in self.tracks])
-        shift = [track.velocity * (at_s - track.seen_s) for track in self.tracks]
-        expected[..., :2] += np.stack(shift)[:, None]
-        mirrored = keypoints[:, list(self.skeleton.mirror)]  # who swaps sides is still the same person
-        similar = np.maximum(oks(expected, keypoints, self.skeleton), oks(expected, mirrored, self.skeleton))
+        expected = np.array([track.keypoints for track in self.tracks])
+        expected[..., :2] += np.array([track.velocity * (at_s - track.seen_s) for track in self.tracks])[:, None]
+        mirrored = keypoints[:, _mirror(self.skeleton)]  # who swaps sides is still the same person
+        similar = oks(expected, np.concatenate((keypoints, mirrored)), self.skeleton)
+        similar = np.maximum(similar[:, : len(keypoints)], similar[:, len(keypoints) :])
         chosen: dict[int, _Track] = {}
         while similar.size and similar.max() >= LEAST_OKS:
             track, person = np.unravel_index(similar.argmax(), similar.shape)
@@ -102,11 +119,13 @@ class Tracker:
         return chosen
 
     def _go_on(self, track: _Track, keypoints: Float32, at_s: float) -> int:
-        both = (track.keypoints[:, 2] > 0) & (keypoints[:, 2] > 0)
         since = at_s - track.seen_s
-        if both.any() and since > 0:
-            moved = np.median(keypoints[both, :2] - track.keypoints[both, :2], axis=0) / since
-            track.velocity = 0.5 * track.velocity + 0.5 * moved  # halfway: detectors jitter
+        moved = keypoints[:, :2] - track.keypoints[:, :2]
+        moved.sort(axis=0)  # NaN, what either lacks, comes last; np.median takes five times as long
+        known = len(moved) - int(np.isnan(moved[:, 0]).sum())
+        if known and since > 0:
+            median = 0.5 * (moved[(known - 1) // 2] + moved[known // 2]) / since
+            track.velocity = 0.5 * track.velocity + 0.5 * median  # halfway: detectors jitter
         track.keypoints, track.seen_s = keypoints.copy(), at_s
         return track.number
 
@@ -142,7 +161,7 @@ class Sides:
         if swapped and self.swapped_since is not None and at_s - self.swapped_since > BELIEVE_S:
             swapped = False
         self.swapped_since = None if not swapped else at_s if self.swapped_since is None else self.swapped_since
-        self.last = keypoints[list(self.skeleton.mirror)] if swapped else keypoints
+        self.last = keypoints[_mirror(self.skeleton)] if swapped else keypoints
         self.last_s = at_s
         return swapped
 
@@ -195,4 +214,4 @@ def mirrored(keypoints: Float32, which: Sequence[bool], skeleton: Skeleton) -> F
     """Return people with left and right exchanged where `which` says so."""
     if not any(which):
         return keypoints
-    return np.where(np.asarray(which)[:, None, None], keypoints[:, list(skeleton.mirror)], keypoints)
+    return np.where(np.asarray(which)[:, None, None], keypoints[:, _mirror(skeleton)], keypoints)

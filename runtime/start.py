@@ -144,6 +144,9 @@ def _check_cameras(lifter: Lifter, cameras: Cameras, settings: LiftSettings, tra
     for track in tracks:
         camera, size = cameras.of_name(track.stream)
         lifter.stream(camera, size or track.size, settings.stream)
+    if not tracks:  # what a stream of each camera needs is made now, not while its first frames wait
+        for camera, size in cameras.known.values():
+            lifter.stream(camera, size, settings.stream)
     if not tracks and not cameras.known and cameras.only is None and lifter.input.camera_input == "rays":
         raise EdgeliftError(
             "a rays lifter",

@@ -140,7 +140,7 @@ def test_rays_and_undistorted_pixels_are_those_of_an_ideal_camera(lens: str) -> 
     np.testing.assert_allclose(undistort_pixels(pixels, camera), project(points, ideal), rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("lens", LENSES)
+@pytest.mark.parametrize("lens", [lens for lens in LENSES if lens != "none"])
 def test_looked_up_pixels_are_those_that_are_calculated(lens: str) -> None:
     camera = look_at("cam", 0.3, lens)
     width, height = camera.size
@@ -152,6 +152,12 @@ def test_looked_up_pixels_are_those_that_are_calculated(lens: str) -> None:
     outside = ((points < 0) | (points > camera.size)).any(-1)
     np.testing.assert_array_equal(table(points)[outside], exact[outside])
     assert table(points[7]).shape == (2,)
+
+
+def test_a_camera_makes_one_table_and_none_without_distortion() -> None:
+    camera, ideal = look_at("cam", 0.3, next(lens for lens in LENSES if lens != "none")), look_at("cam", 0.3, "none")
+    assert camera.pixel_table is camera.pixel_table is not None
+    assert ideal.pixel_table is None
 
 
 def test_normalise_inverts_denormalise_with_skew() -> None:

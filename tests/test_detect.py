@@ -212,6 +212,13 @@ def test_messages_pass_unchanged_and_are_counted(stand_in: StandIn) -> None:
     }  # fmt: skip
 
 
+def test_frames_that_were_skipped_at_the_end_count(stand_in: StandIn) -> None:
+    skipped = [{"type": "skipped", "seq": seq} for seq in (1, 3, 4)]
+    facts = stand_in.run(emit(message(0), skipped[0], message(2), *skipped[1:])).to_dict()
+    assert (facts["frames"], facts["frames_skipped"]) == (2, 3)
+    assert len(stand_in.written) == 2
+
+
 def test_a_video_that_announces_nothing_and_shows_nobody(stand_in: StandIn) -> None:
     facts = stand_in.run(emit({"type": "about", "frames": -192153584101141}, message(0, 0))).to_dict()
     assert facts["frames_announced"] is None

@@ -216,6 +216,17 @@ def test_a_stranger_stream_is_counted(lifter: Lifter, now: Now) -> None:
     assert line.live.counts.unplaced == 1
 
 
+def test_images_of_another_size_than_the_rigs_are_refused(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line = pipeline(lifter, [session])
+    [first, *rest] = frames([session], 0, now)
+    assert not list(line.feed([replace(first, size=(99, 99)), *rest]))  # it is waited for
+    now.ns += int(1e9 * fuse_module.PATIENCE_S) + 1
+    [out] = line.feed([])
+    assert line.live.counts.failed == 1
+    assert session.camera_names[0] not in [view.stream for view in out.views]
+
+
 def test_one_camera_is_no_rig(lifter: Lifter) -> None:
     with pytest.raises(EdgeliftError, match="two or more"):
         Fuse(lifter, studio_rig(4)[:1], StreamSettings(frame="world"), Live(), True, False)

@@ -230,6 +230,60 @@ def test_streams_are_forgotten_when_there_are_too_many(pipeline: EachCamera, ses
     assert "s199" in pipeline.streams
 
 
+def test_names_that_nobody_knows_leave_nothing_behind(pipeline: EachCamera, session: Session) -> None:
+    for i in range(100):
+        feed(pipeline, frame(session, 0, stream=f"s{i}"), frame(session, 1, stream=f"s{i}"))
+    assert (pipeline.live.counts.dropped, pipeline.live.counts.unplaced) == (100, 100)
+    assert not pipeline.streams
+    assert not pipeline.order.heard
+    assert not pipeline.live.dropped_by_stream
+
+
+def test_streams_stay_within_bounds_when_a_lifter_of_another_kind_follows(
+    pipeline: EachCamera, session: Session, bundle: Path
+) -> None:
+    pipeline.cameras = Cameras({}, session.rig[0])
+    for i in range(60):
+        feed(pipeline, frame(session, 0, stream=f"s{i}"))
+    other = Lifter(bundle)
+    other.input = replace(other.input, frame_interval_s=0.1)
+    pipeline.take_up(other)
+    for i in range(100, 300):
+        feed(pipeline, frame(session, 0, stream=f"s{i}"))
+    assert len(pipeline.order.heard) == 64
+    assert len(pipeline.streams) <= 64
+
+
+def test_images_of_another_size_than_the_cameras_are_refused(pipeline: EachCamera, session: Session) -> None:
+    width, height = session.rig[0].size
+    assert not feed(pipeline, frame(session, 0, size=(height + 1, width)))
+    assert pipeline.live.counts.unplaced == 1
+    assert len(feed(pipeline, frame(session, 1, size=(width, height)))) == 1
+
+
+def test_a_moment_is_lifted_once(pipeline: EachCamera, session: Session) -> None:
+    out = [o.seq for i, t in ((0, 0), (1, 5), (2, 5), (3, 6)) for o in feed(pipeline, frame(session, i, t_ns=t))]
+    assert out == [0, 1, 3]
+    assert (pipeline.live.counts.stale, pipeline.live.counts.clock_resets) == (1, 0)
+
+
+def test_times_in_another_unit_are_told(
+    pipeline: EachCamera, session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(1100):
+        feed(pipeline, frame(session, i, t_ns=i * 50))  # milliseconds
+    pipeline.live.complaints.report(now=True)
+    assert "1000 frames in 50000 of t_ns" in caplog.text
+
+
+def test_somebody_new_in_every_frame_is_not_remembered_for_ever(pipeline: EachCamera, session: Session) -> None:
+    for i in range(40):
+        ids = tuple(range(10 * i, 10 * i + 10))
+        feed(pipeline, frame(session, i, t_ns=i * 10**6, keypoints=session.keypoints[0, :10], ids=ids))
+    assert len(pipeline.streams["cam_01"].people) == 64
+    assert set(ids) <= set(pipeline.streams["cam_01"].people)
+
+
 def test_nan_keypoints_are_missing_joints(bundle: Path, session: Session) -> None:
     ankle = COMMON14.joints.index("right_ankle")
     spoiled, missing = (session.to_skeleton(COMMON14).keypoints[0, :1].copy() for _ in range(2))

@@ -74,6 +74,13 @@ def test_somebody_else_is_somebody_else(walk: np.ndarray) -> None:
     assert tracker.assign(shifted(walk[:1], 600), 0.05) == (1,)
 
 
+def test_a_detector_that_finds_somebody_new_in_every_frame_fills_no_memory(walk: np.ndarray) -> None:
+    tracker = Tracker(COMMON14)
+    numbers = [tracker.assign(shifted(walk[:1], 600 * k), k / 1000)[0] for k in range(500)]
+    assert numbers == list(range(500))
+    assert len(tracker.tracks) == 64
+
+
 def test_evidence_of_a_swap_is_certain_both_ways(walk: np.ndarray) -> None:
     assert swap_evidence(walk[0], walk[0], COMMON14) == pytest.approx(-1)
     assert swap_evidence(walk[0], mirrored(walk[0]), COMMON14) == pytest.approx(1)

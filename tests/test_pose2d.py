@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edgelift.poses.conversion import convert_pose2d
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.formats.pose2d import Pose2d, parse_message, read_pose2d
+from edgelift.poses.formats.pose2d import FAR_PX, Pose2d, parse_message, read_pose2d
 from edgelift.poses.recordings import Recording, View
 from edgelift.poses.rigs import write_rig
 from edgelift.poses.sessions import Session, load_session
@@ -190,7 +190,7 @@ def test_any_json_is_a_message_or_an_error(anything: Any) -> None:
     _check_promises(parsed)
 
 
-GOOD_NUMBER = st.floats(width=32) | st.integers(-5000, 5000)
+GOOD_NUMBER = st.floats(-FAR_PX, FAR_PX, width=32) | st.sampled_from([np.nan, np.inf]) | st.integers(-5000, 5000)
 GOOD_JOINT = st.none() | st.tuples(GOOD_NUMBER, GOOD_NUMBER, st.floats(max_value=1, width=32)).map(list)
 GOOD_PEOPLE = st.lists(st.lists(GOOD_JOINT, min_size=14, max_size=14), max_size=3)
 
@@ -208,6 +208,12 @@ def test_both_ways_through_the_parser_agree_with_the_plain_loop(people: list[Any
     plain = np.array([joints for _, joints in expected], np.float32).reshape(-1, 14, 3)
     assert np.array_equal(parsed.keypoints, plain, equal_nan=True)
     _check_promises(parsed)
+
+
+@pytest.mark.parametrize("far", [1.1e6, -3e38, 10**30])
+def test_pixels_beyond_any_image_are_refused(far: float) -> None:
+    with pytest.raises(EdgeliftError, match="pixels within"):
+        parse_message(message([[far, 5, 0.9]] + [[1, 2, 0.5]] * 13, skeleton="common14"))
 
 
 @pytest.mark.parametrize("name", SKELETONS)

@@ -131,6 +131,8 @@ def test_a_vanished_peer_is_called_again() -> None:
 
                 frames = until(inbox, lambda f: len(f) == 1, serve)
                 assert frames[0].seq == round_
+                peer = inbox.sources[0].caller.connected  # type: ignore[attr-defined]
+                assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
                 peers[0].close()
     assert live.counts.reconnects >= 2
     assert live.counts.malformed == 0  # half a line is nobody's
@@ -322,6 +324,15 @@ def test_a_flood_is_held_to_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
         decoder.frame(line(i), 0)
     assert live.counts.frames == pytest.approx(200, abs=2)  # a burst of 100, then 100 a second
     assert live.counts.frames + live.counts.flooded == 1000
+
+
+def test_kinds_of_complaints_that_others_name_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    live = Live()
+    for i in range(1000):
+        live.complaints.add(f"stream {i}: clock", "back")
+    live.complaints.report(now=True)
+    assert len(caplog.records) == 33
+    assert caplog.records[-1].getMessage() == "of other kinds: back (968 times)"
 
 
 def test_complaints_are_told_once_a_second(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

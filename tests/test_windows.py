@@ -63,6 +63,16 @@ def test_streaming_equals_offline(frames: int, fps: float, jitter: float) -> Non
     np.testing.assert_array_equal(streamed, offline)
 
 
+def test_times_in_another_unit_are_refused_before_they_fill_memory() -> None:
+    keypoints, _ = stream(1, 20)
+    live = Stream(9, 0.05)
+    for k in range(453):
+        live.push(k * 1e-6, keypoints[0])
+    with pytest.raises(EdgeliftError, match="nanoseconds"):
+        live.push(1e-3, keypoints[0])
+    assert len(live.push(1000.0, keypoints[0])) == 9  # and goes on when they are right
+
+
 def test_a_window_is_causal() -> None:
     keypoints, t = stream(40, 27, 0.3)
     changed = keypoints.copy()

@@ -25,6 +25,7 @@ VERSION = 1
 INT64, FROM_0 = range(-(2**63), 2**63), range(2**63)
 NUMBERS = frozenset((int, float))  # bool is an int to isinstance, but no number of a detector
 MISSING = [np.nan, np.nan, 0.0]
+FAR_PX = 1e6  # from the image's corner: no detection is there, and squares of such numbers overflow
 SUBJECT, REMEDY = "pose2d message", "docs/messages.md describes the message."
 
 
@@ -113,8 +114,8 @@ def _known(flat: list[float], ids: Ids, joints: int) -> tuple[Float32, Ids]:
     """Return keypoints (people, joints, 3), missing joints as NaN, NaN, 0, and ids, both without people of nothing."""
     confidence = flat[2::3]
     try:
-        # most frames have nothing to clean; a NaN, or what float32 cannot hold, is not below the limit
-        if flat and sum(map(abs, flat)) < 1e38 and min(confidence) > 0 and max(confidence) <= 1:
+        # most frames have nothing to clean; NaN is not below the limit
+        if flat and sum(map(abs, flat)) < FAR_PX and min(confidence) > 0 and max(confidence) <= 1:
             return np.array(flat, np.float32).reshape(-1, joints, 3), ids
         with np.errstate(over="ignore"):
             out = np.array(flat, np.float32).reshape(-1, joints, 3)
@@ -127,6 +128,11 @@ def _known(flat: list[float], ids: Ids, joints: int) -> tuple[Float32, Ids]:
             "Scale the confidences (or visibility flags, or per cent) to [0, 1].",
         )  # fmt: skip
     known = np.isfinite(out).all(-1) & (sure > 0)
+    if (np.abs(out[known]) > FAR_PX).any():
+        raise EdgeliftError(
+            f"{SUBJECT}: kpts", f"a joint at {np.abs(out[known]).max():.3g}", f"pixels within {FAR_PX:g}",
+            "Leave a joint that was not found null.",
+        )  # fmt: skip
     out[~known] = MISSING
     seen = np.atleast_1d(known.any(-1))
     if seen.all():

@@ -44,7 +44,8 @@ class OnnxRuntimeCpu(Backend):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         self.precision = precision
-        graph = graph_of(bundle, precision, "engines", "cpu")
+        # by its path where it has one: from bytes, a copy of the graph stays in memory
+        graph = str(bundle.onnx) if precision == "fp32" else graph_of(bundle, precision, "engines", "cpu")
         self.session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.provider = self.session.get_providers()[0]  # asked back: the request proves nothing
 

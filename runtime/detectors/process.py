@@ -67,13 +67,17 @@ class Detected:
     seconds: float = 0.0
     started: float = 0.0
 
+    def see(self, seq: int) -> None:
+        """Note how far the source has come: what is not a message by then was skipped."""
+        self.skipped = seq + 1 - self.frames
+
     def count(self, seq: int, people: int) -> None:
         """Count a message just written."""
         now = time.monotonic()
         self.started = self.started if self.frames else now
         self.seconds = now - self.started
         self.frames += 1
-        self.skipped = seq + 1 - self.frames
+        self.see(seq)
         self.peopled += people > 0
         self.people += people
 
@@ -144,6 +148,8 @@ def _take(line: bytes, found: Detected, job: Job, write: Write) -> None:
         raise EdgeliftError(f"detector {job.detector}", f"{line[:60]!r}", "JSON lines", remedy) from error
     if told.get("type") == "about":
         found.announced = told["frames"] if told["frames"] > 0 else None
+    elif told.get("type") == "skipped":
+        found.see(told["seq"])
     elif told.get("type") == "error":
         raise EdgeliftError(*told["parts"])
     else:

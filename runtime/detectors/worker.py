@@ -1,8 +1,8 @@
 """The process of a detector: images of a video or camera in, pose2d messages out, one JSON object a line.
 
 It runs by path in the detector's own environment (python -I worker.py DETECTOR SOURCE ...), without edgelift; what is
-not in the standard library is imported inside functions. Two more kinds of line tell the command how it goes: `about`
-(how many frames a video announces) and `error` (the four parts of an error).
+not in the standard library is imported inside functions. Three more kinds of line tell the command how it goes:
+`about` (frames that a video announces), `skipped` (one that came too late) and `error` (the four parts of an error).
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class WorkerError(Exception):
 
 @dataclass(frozen=True)
 class Shot:
-    """An image (height, width, 3) BGR, its number from 0 and its time: of the video, or since the epoch (cameras)."""
+    """An image (height, width, 3) BGR, its number from 0 and its time: of the video, or since the epoch (cameras).
+
+    The image is None where it came too late to be looked at.
+    """
 
     seq: int
     t_ns: int
@@ -81,6 +84,9 @@ def _work(given: argparse.Namespace) -> Iterator[Told]:
         yield {"type": "about", "frames": round(capture.get(cv2.CAP_PROP_FRAME_COUNT))}
     shots = _camera(capture, given.source) if given.live else _video(capture, given.source, given.rate)
     for shot in shots:
+        if shot.image is None:
+            yield {"type": "skipped", "seq": shot.seq}
+            continue
         # a mirrored image shows a left hand where the right one is: mended before detection, or every side is wrong
         image = cv2.flip(shot.image, 1) if given.mirrored else shot.image
         fields = {"stream": given.stream, "seq": shot.seq, "t_ns": shot.t_ns}
@@ -128,7 +134,7 @@ def _camera_name(source: str) -> str:
 
 
 def _video(capture: Any, source: str, at_rate: bool) -> Iterator[Shot]:
-    """Yield every frame as fast as it is asked for; at the video's rate, those that are not late."""
+    """Yield every frame as fast as it is asked for; at the video's rate, late ones without their image."""
     import cv2
 
     timed = _tells_times(source)
@@ -141,8 +147,8 @@ def _video(capture: Any, source: str, at_rate: bool) -> Iterator[Shot]:
     while capture.grab():
         told = capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6 if timed else seq * 1e9 / fps
         t_ns = max(round(told), t_ns + 1)  # a damaged file may tell one time twice
-        if pace is None or pace.wait(t_ns):
-            yield Shot(seq, t_ns, _retrieve(capture, source))
+        in_time = pace is None or pace.wait(t_ns)
+        yield Shot(seq, t_ns, _retrieve(capture, source) if in_time else None)
         seq += 1
     if not seq:
         raise WorkerError(source, "no frame that can be decoded", "a video", "Convert it with ffmpeg.")

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.pose2d import parse_message
 from edgelift.runtime.counts import Live
@@ -82,7 +84,10 @@ class Decoder:
 def _loads(message: bytes) -> Any:
     """JSON begins with a brace; a MessagePack map never does."""
     if message.lstrip()[:1] == b"{":
-        return json.loads(message)
+        try:
+            return orjson.loads(message)  # a tenth of json.loads
+        except orjson.JSONDecodeError:
+            return json.loads(message)  # many a detector writes NaN, which Python takes for JSON
     import msgpack
 
     return msgpack.unpackb(message, strict_map_key=False)

@@ -8,7 +8,16 @@ import time
 from collections.abc import Sequence
 
 from edgelift.runtime.address import Address
-from edgelift.runtime.connections import CHUNK, MOST_PEERS, Caller, bind, listening_socket, receive, udp_socket
+from edgelift.runtime.connections import (
+    CHUNK,
+    MOST_PEERS,
+    Caller,
+    bind,
+    keep_alive,
+    listening_socket,
+    receive,
+    udp_socket,
+)
 from edgelift.runtime.counts import Live
 from edgelift.runtime.frames import Frame
 from edgelift.runtime.sources.inbox import MOST_AT_ONCE
@@ -128,6 +137,7 @@ class TcpListenSource:
             peer.close()
             return
         peer.setblocking(False)
+        keep_alive(peer)
         self.peers[peer] = Lines(self.decoder)
 
 
