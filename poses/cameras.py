@@ -204,8 +204,8 @@ class PixelTable:
         along = place - whole
         corner = whole[..., 1] * self.width + whole[..., 0]
         upper, lower = self.table[corner], self.table[corner + self.width]  # each (..., 2): the left one, the right one
-        left, right = np.moveaxis(upper + (lower - upper) * along[..., 1:], -1, 0)
-        out = left + (right - left) * along[..., 0]
+        between = upper + (lower - upper) * along[..., 1:]
+        out = between[..., 0] + (between[..., 1] - between[..., 0]) * along[..., 0]
         if not (inside.all() and np.isfinite(out).all()):
             pixels = np.asarray(pixels)
             missing = np.isnan(pixels).any(-1)

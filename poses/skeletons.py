@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgelift.poses.errors import EdgeliftError
 
 FloatArray = NDArray[np.floating]
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -186,11 +187,11 @@ def convert(keypoints: FloatArray, source: Skeleton, target: Skeleton) -> FloatA
     where one of them is. EdgeliftError where the source cannot give a joint.
     """
     check_joints(keypoints, source)
-    known = np.where(keypoints[..., 2:] > 0, keypoints, np.array([np.nan, np.nan, 0], keypoints.dtype))
+    known = np.where(keypoints[..., 2:] > 0, keypoints, _missing(keypoints.dtype))
     first, derived = _gather(source, target)
-    out = known[..., first, :]
+    out = known.take(first, -2)
     for joints, sources in derived:  # few joints are derived, and a live stream converts every frame
-        parents = known[..., sources, :]
+        parents = known.take(sources, -2)
         out[..., joints, :2] = np.add.reduce(parents[..., :2], -2) / parents.shape[-2]
         out[..., joints, 2] = np.minimum.reduce(parents[..., 2], -1)
     return out
@@ -229,9 +230,15 @@ def _plan(source: Skeleton, target: Skeleton) -> tuple[tuple[int, ...], ...]:
 
 
 @cache
-def _gather(source: Skeleton, target: Skeleton) -> tuple[list[int], list[tuple[list[int], list[tuple[int, ...]]]]]:
+def _missing(dtype: np.dtype[np.floating]) -> FloatArray:
+    return np.array([np.nan, np.nan, 0], dtype)
+
+
+@cache
+def _gather(source: Skeleton, target: Skeleton) -> tuple[Indices, list[tuple[Indices, Indices]]]:
     """Each target joint's first source; then, for every number of sources above one, the joints and their sources."""
     plan = _plan(source, target)
     counts = sorted({len(sources) for sources in plan} - {1})
     derived = [[(j, sources) for j, sources in enumerate(plan) if len(sources) == count] for count in counts]
-    return [sources[0] for sources in plan], [([j for j, _ in group], [s for _, s in group]) for group in derived]
+    groups = [(np.array([j for j, _ in group]), np.array([s for _, s in group])) for group in derived]
+    return np.array([sources[0] for sources in plan]), groups

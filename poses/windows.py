@@ -76,12 +76,11 @@ def undistort_keypoints(
 
     So does a point that the lens model cannot have imaged. camera None leaves the pixels as they are.
     """
-    xy = np.where(keypoints[..., 2:] > 0, keypoints[..., :2], np.nan)
+    known = np.where(keypoints[..., 2:] > 0, keypoints, MISSING)
+    out = known.astype(np.float32)
     if camera is not None:
-        xy = undistort_pixels(xy, camera) if table is None else table(xy)
-    out = np.empty((*xy.shape[:-1], 3), np.float32)
-    out[..., :2], out[..., 2] = xy, keypoints[..., 2]
-    out[np.isnan(out[..., 0]) | np.isnan(out[..., 1]) | ~(out[..., 2] > 0)] = MISSING
+        out[..., :2] = undistort_pixels(known[..., :2], camera) if table is None else table(known[..., :2])
+    out[np.logical_or.reduce(np.isnan(out), -1)] = MISSING
     return out
 
 

@@ -14,11 +14,11 @@ from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import clean_keypoints
 from edgelift.poses.skeletons import Skeleton, check_joints, convert
 from edgelift.poses.skeletons import skeleton as named_skeleton
-from edgelift.poses.windows import Stream
+from edgelift.poses.windows import MISSING, Stream
 from edgelift.runtime.backends import Backend, open_backend
 from edgelift.runtime.bundle import Bundle, load_bundle
 from edgelift.runtime.frames import CoordinateFrame, Float32
-from edgelift.runtime.people import FORGET_S, Sides, SwapPolicy, Tracker, mirrored, remembered, seen_people
+from edgelift.runtime.people import FORGET_S, Sides, SwapPolicy, Tracker, mirrored, remembered
 from edgelift.runtime.registry import bundle_path
 from edgelift.runtime.smoothing import OneEuro, OneEuroSettings
 
@@ -193,11 +193,13 @@ class PoseStream:
     def prepare(self, at_s: float, keypoints: Float32, source: Skeleton, ids: Sequence[int] | None = None) -> Prepared:
         """Turn a frame's people (n, joints, 3) into windows; remembers them."""
         fed, settings = self.lifter.input, self.settings
-        keypoints, there = seen_people(keypoints, settings.min_confidence)
+        if settings.min_confidence > 0:
+            keypoints = np.where(keypoints[..., 2:] >= settings.min_confidence, keypoints, MISSING)
         own = convert(keypoints, source, fed.skeleton)
-        there = [k for k in there if (own[k, :, 2] > 0).any()]
-        own = own[there]
-        numbers = self.tracker.assign(own, at_s) if ids is None else tuple(ids[k] for k in there)
+        there = np.logical_or.reduce(own[..., 2] > 0, -1)
+        if not there.all():
+            own, ids = own[there], ids and [number for number, seen in zip(ids, there, strict=True) if seen]
+        numbers = self.tracker.assign(own, at_s) if ids is None else tuple(ids)
         people = [self._person(number, at_s) for number in numbers]
         swapped = [settings.swaps != "ignore" and p.sides.swapped(k, at_s) for p, k in zip(people, own, strict=True)]
         if settings.swaps == "mend":

@@ -28,7 +28,6 @@ LEAST_PAIRS = 3  # of left and right joints that must be seen to tell sides
 LEAST_APART = 0.04  # mean distance of left from right, in diagonals of the person: side-on, sides cannot be told
 LEAST_EVIDENCE = 0.4  # of 1, where everything speaks for a swap; -1: everything against it
 UNCLEAR_S = 0.2  # how long frames that are neither are compared with what was before them
-MISSING = np.array([np.nan, np.nan, 0], np.float32)
 BELIEVE_S = 1.0  # a detector that keeps to its sides for so long is right, and the track was wrong
 
 
@@ -113,8 +112,8 @@ class Tracker:
         similar = np.maximum(similar[:, : len(keypoints)], similar[:, len(keypoints) :])
         chosen: dict[int, _Track] = {}
         while similar.size and similar.max() >= LEAST_OKS:
-            track, person = np.unravel_index(similar.argmax(), similar.shape)
-            chosen[int(person)] = self.tracks[track]
+            track, person = divmod(int(similar.argmax()), similar.shape[1])
+            chosen[person] = self.tracks[track]
             similar[track] = similar[:, person] = -1
         return chosen
 
@@ -201,13 +200,6 @@ def _places(person: Float32, joints: list[int]) -> NDArray[np.complex64]:
 
 def _diagonal(person: Float32) -> float:
     return float(np.hypot(*np.ptp(person[person[:, 2] > 0, :2], axis=0)))
-
-
-def seen_people(keypoints: Float32, least_confidence: float) -> tuple[Float32, list[int]]:
-    """Return people (n, joints, 3) with joints below a confidence as missing, and who of them has a joint at all."""
-    if least_confidence > 0:
-        keypoints = np.where(keypoints[..., 2:] >= least_confidence, keypoints, MISSING)
-    return keypoints, np.flatnonzero((keypoints[..., 2] > 0).any(-1)).tolist()
 
 
 def mirrored(keypoints: Float32, which: Sequence[bool], skeleton: Skeleton) -> Float32:

@@ -24,7 +24,7 @@ CLOCKS = ("recording", "unix", "mono", "ptp")
 VERSION = 1
 INT64, FROM_0 = range(-(2**63), 2**63), range(2**63)
 NUMBERS = frozenset((int, float))  # bool is an int to isinstance, but no number of a detector
-MISSING = [np.nan, np.nan, 0.0]
+NOT_FOUND, MISSING = [0.0, 0.0, 0.0], (np.nan, np.nan, 0.0)
 FAR_PX = 1e6  # from the image's corner: no detection is there, and squares of such numbers overflow
 SUBJECT, REMEDY = "pose2d message", "docs/messages.md describes the message."
 
@@ -91,7 +91,7 @@ def _size(size: object) -> tuple[int, int] | None:
 
 
 def _numbers(people: list[Any], joints: int) -> list[float]:
-    """Return x, y, confidence of all joints of all people, one after the other; NaN, NaN, 0 where there is a null."""
+    """Return x, y, confidence of all joints of all people, one after the other; confidence 0 where there is a null."""
     rows: list[list[float]] = []
     for index, person in enumerate(people):
         kpts = person.get("kpts") if type(person) is dict else None
@@ -101,7 +101,7 @@ def _numbers(people: list[Any], joints: int) -> list[float]:
             raise _wrong_count(f"persons[{index}].kpts", len(kpts), joints)
         rows += kpts
     if None in rows:
-        rows = [MISSING if row is None else row for row in rows]
+        rows = [NOT_FOUND if row is None else row for row in rows]
     # sets of types, because a live frame waits: a loop over the numbers would take twice as long as all the rest
     if {list}.issuperset(map(type, rows)) and {3}.issuperset(map(len, rows)):
         flat = list(chain.from_iterable(rows))
@@ -112,32 +112,35 @@ def _numbers(people: list[Any], joints: int) -> list[float]:
 
 def _known(flat: list[float], ids: Ids, joints: int) -> tuple[Float32, Ids]:
     """Return keypoints (people, joints, 3), missing joints as NaN, NaN, 0, and ids, both without people of nothing."""
-    confidence = flat[2::3]
     try:
-        # most frames have nothing to clean; NaN is not below the limit
-        if flat and sum(map(abs, flat)) < FAR_PX and min(confidence) > 0 and max(confidence) <= 1:
-            return np.array(flat, np.float32).reshape(-1, joints, 3), ids
+        near = sum(map(abs, flat)) < FAR_PX  # as in most frames, which then need no look at each number; NaN is not
         with np.errstate(over="ignore"):
             out = np.array(flat, np.float32).reshape(-1, joints, 3)
     except OverflowError as error:
         raise EdgeliftError(f"{SUBJECT}: kpts", "an integer beyond all floats", "pixels", REMEDY) from error
-    sure = out[..., 2]
-    if (sure > 1).any():
+    known = out[..., 2] > 0
+    if not near:
+        known &= np.isfinite(out).all(-1)
+    if not near or max(flat[2::3], default=0) > 1:
+        _check_ranges(out, known)
+    if not known.all():
+        out[~known] = MISSING
+        seen = known.any(-1)
+        out, ids = out[seen], ids and tuple(number for number, there in zip(ids, seen, strict=True) if there)
+    return out, ids
+
+
+def _check_ranges(keypoints: Float32, known: NDArray[np.bool_]) -> None:
+    if (keypoints[..., 2] > 1).any():
         raise EdgeliftError(
-            f"{SUBJECT}: kpts", f"confidence {np.nanmax(sure):g}", "[0, 1]",
+            f"{SUBJECT}: kpts", f"confidence {np.nanmax(keypoints[..., 2]):g}", "[0, 1]",
             "Scale the confidences (or visibility flags, or per cent) to [0, 1].",
         )  # fmt: skip
-    known = np.isfinite(out).all(-1) & (sure > 0)
-    if (np.abs(out[known]) > FAR_PX).any():
+    if (np.abs(keypoints[known]) > FAR_PX).any():
         raise EdgeliftError(
-            f"{SUBJECT}: kpts", f"a joint at {np.abs(out[known]).max():.3g}", f"pixels within {FAR_PX:g}",
+            f"{SUBJECT}: kpts", f"a joint at {np.abs(keypoints[known]).max():.3g}", f"pixels within {FAR_PX:g}",
             "Leave a joint that was not found null.",
         )  # fmt: skip
-    out[~known] = MISSING
-    seen = np.atleast_1d(known.any(-1))
-    if seen.all():
-        return out, ids
-    return out[seen], ids and tuple(number for number, there in zip(ids, seen, strict=True) if there)
 
 
 def _ids(people: list[dict[str, Any]]) -> Ids:
