@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from edgelift.cli.output import Json, Sessions, app, escape, finish, progress, say
+from edgelift.cli.output import Json, Sessions, app, finish, progress, say
 from edgelift.poses.errors import EdgeliftError
 
 BundlePath = Annotated[Path, typer.Argument(help="A bundle directory.")]
@@ -277,6 +278,6 @@ def doctor(as_json: Json = False) -> None:
         return
     for f in findings:
         state = "ready" if f.ready else "builds, cannot run" if f.builds else "not ready"
-        say.print(f"[bold]{f.backend}[/]: {state}: {escape(f.found)}")
+        say.print(Text.assemble((f.backend, "bold"), f": {state}: {f.found}"))
         if f.remedy:
-            say.print(f"    {escape(f.remedy)}")
+            say.print(f"    {f.remedy}")

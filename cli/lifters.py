@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edgelift.cli.output import Json, Sessions, Units, app, escape, finish, progress, say
+from edgelift.cli.output import Json, Sessions, Units, app, finish, progress, say
 from edgelift.poses.errors import EdgeliftError
 
 
@@ -268,5 +268,5 @@ def demo(
     """Do the main job on an embedded default: simulate, train without labels, export, lift, evaluate, report."""
     from edgelift.trainer.demo import run_demo
 
-    result = run_demo(output, epochs, width, seed, lambda line: say.print(escape(line)))
+    result = run_demo(output, epochs, width, seed, lambda line: say.print(line))
     finish(result, as_json, f"open {result['report']}")

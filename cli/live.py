@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from edgelift.cli.output import Json, Units, app, escape, finish, say
+from edgelift.cli.output import Json, Units, app, finish, say
 from edgelift.poses.errors import EdgeliftError
 
 
@@ -95,7 +95,8 @@ def lift(
     settings = LiftSettings(
         bundle=bundle, sources=tuple(source), sinks=sinks, backend=backend, precision=precision, cameras=cameras,
         units=units, camera=tuple(camera or ()), fuse=fuse, skeleton=skeleton, fps=fps,
-        rate=None if fast else rate or 1.0, every=every, stream=streams, follow=follow, metrics=metrics,
+        rate=None if fast else 1.0 if rate is None else rate,
+        every=every, stream=streams, follow=follow, metrics=metrics,
         echo=keypoints or any(s.startswith(("ws:", "rerun:")) or s.endswith(".rrd") for s in sinks),
         limits=Limits(max_bytes, max_people, max_rate),
     )  # fmt: skip
@@ -167,7 +168,7 @@ class _Text(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print it."""
-        say.print(escape(record.getMessage()))
+        say.print(record.getMessage())
 
 
 class _Structured(logging.Handler):

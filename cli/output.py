@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from edgelift.poses.errors import EdgeliftError, missing_extra
 
@@ -23,7 +24,8 @@ app = typer.Typer(
     add_completion=False,
 )
 # everything for people goes to standard error: standard output is for --json and for `-` sinks
-say = Console(stderr=True, highlight=False, soft_wrap=True)
+# nothing is markup: paths, names that others send and arrays hold brackets
+say = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
 Sessions = Annotated[list[Path], typer.Argument(help="Session files (.npz), or directories of them.")]
@@ -52,13 +54,8 @@ def main() -> None:
 
 def stop(error: EdgeliftError) -> None:
     """Say what was wrong and leave with exit code 2."""
-    say.print(f"[bold red]error:[/] {escape(str(error))}")
+    say.print(Text.assemble(("error:", "bold red"), f" {error}"))
     sys.exit(2)
-
-
-def escape(text: str) -> str:
-    """Keep brackets of paths and arrays from being read as markup."""
-    return text.replace("[", r"\[")
 
 
 def finish(result: dict[str, Any], as_json: bool, *lines: str) -> None:
@@ -66,7 +63,7 @@ def finish(result: dict[str, Any], as_json: bool, *lines: str) -> None:
     if as_json:
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     for line in lines:
-        say.print(escape(line))
+        say.print(line)
 
 
 @contextmanager
@@ -76,11 +73,11 @@ def progress(label: str) -> Iterator[Callable[[int, int | None, str], None]]:
         yield _line_now_and_then(label)
         return
     columns = (
-        TextColumn(label),
+        TextColumn(label, markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=say) as bar:
         task = bar.add_task(label, total=None, note="")
@@ -94,6 +91,6 @@ def _line_now_and_then(label: str) -> Callable[[int, int | None, str], None]:
         nonlocal told_at
         if time.monotonic() - told_at >= SECONDS_A_LINE:
             told_at = time.monotonic()
-            say.print(escape(f"{label} {done}{'' if total is None else f'/{total}'} {note}"))
+            say.print(f"{label} {done}{'' if total is None else f'/{total}'} {note}")
 
     return tell

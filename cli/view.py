@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgelift.cli.output import Json, app, escape, finish, say
+from edgelift.cli.output import Json, app, finish, say
 from edgelift.poses.errors import EdgeliftError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def write_page(path: Path, page: str) -> None:
 
 def announce(server: PageServer, open_: bool) -> None:
     """Say where the page is and who can watch, and open it if asked to."""
-    say.print(f"open {escape(server.url)} (Ctrl-C ends)")
+    say.print(f"open {server.url} (Ctrl-C ends)")
     if server.host not in LOOPBACK and server.token is None:
         say.print("anyone who reaches this port can watch; give --token SECRET to ask for one")
     if open_ and not webbrowser.open(server.url):

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and never in place of another."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ def replaced(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unused(path: Path) -> Path:
+    """Return the path, or one with a number before its suffix that nothing stands at yet: `a.2.npy`."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}.{number}{path.suffix}")
+    return free

@@ -97,10 +97,16 @@ class Plan:
     empty: Any
 
 
-def plan(timestamps: NDArray[np.float64], frames: int, frame_interval_s: float, last: int | None = None) -> Plan:
+def plan(
+    timestamps: NDArray[np.float64],
+    frames: int,
+    frame_interval_s: float,
+    last: int | None = None,
+    max_gap_s: float = MAX_GAP_S,
+) -> Plan:
     """Plan the windows that end at each frame, or only those of the newest `last` frames.
 
-    timestamps (n,) rising, seconds. A slot before the first frame or inside a gap over MAX_GAP_S is empty.
+    timestamps (n,) rising, seconds. A slot before the first frame or inside a gap over max_gap_s is empty.
     """
     ends = timestamps if last is None else timestamps[-last:]
     grid = ends[:, None] - frame_interval_s * np.arange(frames - 1, -1, -1)
@@ -109,7 +115,7 @@ def plan(timestamps: NDArray[np.float64], frames: int, frame_interval_s: float, 
     lower = np.where(np.abs(timestamps[upper] - grid) <= SNAP_S, upper, lower)
     span = timestamps[upper] - timestamps[lower]
     along = np.where(span > 0, (grid - timestamps[lower]) / np.where(span > 0, span, 1), 0)
-    empty = (grid < timestamps[0] - SNAP_S) | (span > MAX_GAP_S)
+    empty = (grid < timestamps[0] - SNAP_S) | (span > max_gap_s)
     return Plan(lower, upper, along.astype(np.float32), empty)
 
 

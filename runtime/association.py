@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.poses.cameras import Camera, project, triangulate
-from edgelift.runtime.people import FORGET_S
+from edgelift.runtime.people import FORGET_S, remembered
 
 Float64 = NDArray[np.float64]
 
@@ -51,6 +51,9 @@ class Association:
     def assign(self, looks: dict[int, Look], at_s: float) -> list[tuple[WorldPerson, dict[int, int]]]:
         """Return the persons who are seen now, each with their row in the views that see them."""
         self.persons = [p for p in self.persons if at_s - p.at_s <= FORGET_S]
+        most = remembered(max((len(look.ids) for look in looks.values()), default=0))
+        if len(self.persons) > most:
+            self.persons = sorted(self.persons, key=lambda p: p.at_s)[-most:]
         free = {(view, row) for view, look in looks.items() for row in range(len(look.ids))}
         rows: dict[WorldPerson, dict[int, int]] = {person: {} for person in self.persons}
         for person in self.persons:
@@ -58,7 +61,7 @@ class Association:
                 if view in looks and track in looks[view].ids:
                     rows[person][view] = looks[view].ids.index(track)
                     free.discard((view, rows[person][view]))
-        if free:
+        if free or sum(len(own) == 1 for own in rows.values()) > 1:
             self._place(rows, looks)
             self._join(rows, free, looks)
             self._pair(rows, free, looks, at_s)
@@ -68,6 +71,12 @@ class Association:
         for person, own in rows.items():
             person.tracks |= {view: looks[view].ids[row] for view, row in own.items()}
         return [(person, own) for person, own in rows.items() if own]
+
+    def forget_view(self, view: int) -> None:
+        """Nobody has an id in a view any more: its stream begins anew."""
+        for person in self.persons:
+            person.tracks.pop(view, None)
+        self.alone_since = {key: since for key, since in self.alone_since.items() if key[0] != view}
 
     def judge(self, person: WorldPerson, residual: Float64, at_s: float, xyz: Float64) -> None:
         """Note where a person is now; residual (views, joints) radians: the view that fits worst loses them if it must.
@@ -99,24 +108,25 @@ class Association:
     def _pair(
         self, rows: dict[WorldPerson, dict[int, int]], free: set[tuple[int, int]], looks: dict[int, Look], at_s: float
     ) -> None:
-        """Join free detections that agree to persons whom one view alone sees, then make persons of what is left."""
+        """Join what agrees: two persons whom one view each sees, such a person and a free detection, two of these.
+
+        Two persons turn out to be one where a view saw too little of them at first.
+        """
         lone = {(view, row): person for person, own in rows.items() if len(own) == 1 for view, row in own.items()}
         fits = []
         for a, b, fit in self._disagreements(free | set(lone), looks):
-            if fit <= FIT_RAD and (a in free or b in free):
-                fits.append((a in free and b in free, fit, a, b))
-        for both_free, _, a, b in sorted(fits):
-            if not ({a, b} & free) or (both_free and not {a, b} <= free):
+            if fit <= FIT_RAD:
+                fits.append((len({a, b} & free), fit, a, b))
+        for were_free, _, a, b in sorted(fits):
+            persons = sorted({lone[seen] for seen in (a, b) if seen in lone}, key=lambda person: person.number)
+            taken = any(len(rows.get(person, ())) != 1 for person in persons)
+            if taken or len({a, b} & free) < were_free:
                 continue
-            if both_free:
-                person = self._begin(at_s)
-                rows[person] = dict((a, b))
-            else:
-                known, new = (b, a) if a in free else (a, b)
-                if known not in lone or new[0] in rows[lone[known]]:
-                    continue
-                person = lone[known]
-                rows[person][new[0]] = new[1]
+            person = persons[0] if persons else self._begin(at_s)
+            for other in persons[1:]:
+                del rows[other]
+                self.persons.remove(other)
+            rows[person] = dict((a, b))
             free -= {a, b}
             found = {person: rows[person]}
             self._place(found, looks)

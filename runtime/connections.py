@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import time
+from typing import Any
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.address import Address
@@ -31,6 +32,7 @@ class Caller:
         self.connected: socket.socket | None = None
         self.calling: socket.socket | None = None
         self.called_ns = 0
+        self.places = resolved(address)  # once: a resolver may take seconds, which the loop has not
         self.wake_ns: int | None = time.perf_counter_ns()
         self.wait_s = BACK_OFF_S[0]
 
@@ -61,14 +63,13 @@ class Caller:
         self.connected = self.calling = None
 
     def _call(self, now: int) -> None:
+        self.places.append(self.places.pop(0))  # a host may have several addresses; the next call tries the next one
+        family, where = self.places[-1]
         try:
-            family, kind, protocol, _, where = socket.getaddrinfo(
-                self.address.host, self.address.port, type=socket.SOCK_STREAM
-            )[0]
-            self.calling = socket.socket(family, kind, protocol)
+            self.calling = socket.socket(family, socket.SOCK_STREAM)
             self.calling.setblocking(False)
             code = self.calling.connect_ex(where)
-        except OSError as error:  # no such host
+        except OSError as error:  # an address family that this machine has not
             self.lost(str(error))
             return
         self.called_ns, self.wake_ns = now, now + int(ASK_AGAIN_S * 1e9)
@@ -91,6 +92,17 @@ class Caller:
         self.connected, self.calling = self.calling, None
         self.wake_ns, self.wait_s = None, BACK_OFF_S[0]
         log.info("%s: connected", self.address.text)
+
+
+def resolved(address: Address) -> list[tuple[socket.AddressFamily, Any]]:
+    """Return the families and socket addresses of a host; EdgeliftError where nobody knows it."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise EdgeliftError(
+            address.text, f"{error.strerror or error}", "a host that is known", "Check its name, or give its address."
+        ) from error
+    return [(family, where) for family, _, _, _, where in found]
 
 
 def keep_alive(peer: socket.socket) -> None:

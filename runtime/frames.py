@@ -148,8 +148,9 @@ class LiftedFrame:
 
 
 def _kpts(keypoints: Float32) -> list[list[float] | None]:
-    rounded = keypoints.astype(np.float64).round(PIXEL_DECIMALS).tolist()
-    return [row if row[2] > 0 else None for row in rounded]
+    x, y, confidence = np.moveaxis(keypoints.astype(np.float64), -1, 0)
+    rows = np.stack([x.round(PIXEL_DECIMALS), y.round(PIXEL_DECIMALS), confidence.round(CONFIDENCE_DECIMALS)], -1)
+    return [row if seen else None for row, seen in zip(rows.tolist(), (confidence > 0).tolist(), strict=True)]
 
 
 class Sink(Protocol):

@@ -23,8 +23,10 @@ from edgelift.runtime.live import Order, check_size
 from edgelift.runtime.smoothing import OneEuro
 
 SYNC_S = 0.004  # frames of two cameras this close are of one moment: a hand at 3 m/s moves 12 mm
-PATIENCE_S = 0.05  # a camera that was not heard of for so long is not waited for
-HELD = 32  # frames of a view that may wait for the other views
+PATIENCE_S = 0.05  # a camera whose next frame is late by so much is not waited for
+LONGEST_INTERVAL_S = 1.0  # between two frames of a camera that is still waited for
+HELD = 512  # frames of a view that may wait for the other views: half a second of the fastest camera
+ASTRAY_S = 0.5  # a view this far from the leading one has another clock, and takes no part
 
 Sights = NDArray[np.float64]
 
@@ -48,13 +50,19 @@ class _View:
     stream: PoseStream
     held: deque[_Held] = field(default_factory=lambda: deque(maxlen=HELD))
     heard_ns: int = 0
+    interval_s: float = LONGEST_INTERVAL_S  # between its last two frames
+
+    def patience_ns(self) -> float:
+        """How long after its last frame the next one is waited for; after the start, who never was heard of."""
+        return (PATIENCE_S + (self.interval_s if self.heard_ns else 0.0)) * 1e9
 
 
 class Fuse:
     """The pipeline of `--fuse`: what several views see of a moment becomes one frame, in the world.
 
     A moment is a frame of the leading view, the first of the rig that is heard of; the others take part with their
-    frame of that time, interpolated where they have none within SYNC_S. Who is silent is waited for PATIENCE_S.
+    frame of that time, interpolated where they have none within SYNC_S. Whose next frame is late is waited for
+    PATIENCE_S.
     """
 
     look_again_s = PATIENCE_S / 2
@@ -72,6 +80,7 @@ class Fuse:
         self.association = Association(self.ideal)
         self.filters: dict[int, OneEuro] = {}
         self.started_ns: int | None = None
+        self.astray: set[int] = set()
         self.last_s = -np.inf
         self.count = 0
 
@@ -83,7 +92,13 @@ class Fuse:
             except EdgeliftError as error:
                 self.live.counts.failed += 1
                 self.live.complaints.add(f"stream {frame.stream}: not taken", f"frame {frame.seq}: {error}")
-        moments = self._complete_moments(time.perf_counter_ns())
+        yield from self._lifted(self._complete_moments(time.perf_counter_ns()))
+
+    def rest(self) -> Iterator[LiftedFrame]:
+        """Yield the moments that wait for views of which nothing will come."""
+        yield from self._lifted(self._complete_moments(time.perf_counter_ns(), wait=False))
+
+    def _lifted(self, moments: list[float]) -> Iterator[LiftedFrame]:
         if not self.every and len(moments) > 1:
             self.live.dropped_by_stream["fused"] = self.live.dropped_by_stream.get("fused", 0) + len(moments) - 1
             self.live.counts.dropped += len(moments) - 1
@@ -97,13 +112,12 @@ class Fuse:
 
     def take_up(self, lifter: Lifter) -> None:
         """Views keep their past where the new lifter is fed as the old one was."""
-        for view in self.views:
-            if lifter.input == self.lifter.input:
+        alike, self.lifter = lifter.input == self.lifter.input, lifter
+        for place, view in enumerate(self.views):
+            if alike:
                 view.stream.lifter = lifter
             else:
-                view.stream = lifter.stream(view.camera, view.camera.size, self.settings)
-                view.held.clear()
-        self.lifter = lifter
+                self._forget(place)
 
     # moments
 
@@ -118,26 +132,35 @@ class Fuse:
             return
         view = self.views[place]
         check_size(frame, view.camera.size)
-        said = self.order.check(frame)
+        said = self.order.check(frame, view.camera.name)
         if said == "stale":
             return
         if said == "new" and view.held:
-            self._begin_anew()
+            self._forget(place)
         if self.started_ns is None:
             self.started_ns = frame.arrived_ns
         prepared = view.stream.prepare(frame.t_ns / 1e9, frame.keypoints, frame.skeleton, frame.ids)
+        if view.held:
+            view.interval_s = min(prepared.at_s - view.held[-1].at_s, LONGEST_INTERVAL_S)
         self.live.counts.swapped += sum("swapped" in flags for flags in prepared.flags)
         view.held.append(_Held(frame, prepared, self._sights(view, prepared)))
         view.heard_ns = frame.arrived_ns
 
-    def _begin_anew(self) -> None:
-        """A clock jumped back: moments are counted on it, so nothing of before fits any more."""
-        for view in self.views:
-            view.held.clear()
-            view.stream = self.lifter.stream(view.camera, view.camera.size, self.settings)
+    def _begin_anew(self, leader: _View) -> None:
+        """Moments go on from an earlier time: its clock jumped back, or another view leads. Little of before fits."""
+        for place, view in enumerate(self.views):
+            if not view.held or abs(view.held[-1].at_s - leader.held[-1].at_s) > ASTRAY_S:
+                self._forget(place)
         self.association = Association(self.ideal)
         self.filters.clear()
-        self.last_s, self.started_ns = -np.inf, None
+        self.last_s, self.started_ns = -np.inf, leader.heard_ns
+
+    def _forget(self, place: int) -> None:
+        """Begin a view anew: whom it saw has other ids from now on."""
+        view = self.views[place]
+        view.held.clear()
+        view.stream = self.lifter.stream(view.camera, view.camera.size, self.settings)
+        self.association.forget_view(place)
 
     def _sights(self, view: _View, prepared: Prepared) -> Sights:
         """Rays and confidence (people, joints, 3); what the lifter is fed is undistorted already, if it takes rays."""
@@ -148,21 +171,39 @@ class Fuse:
         seen = rays(prepared.keypoints[..., :2], view.camera)
         return np.concatenate([seen, prepared.keypoints[..., 2:]], -1)
 
-    def _complete_moments(self, now_ns: int) -> list[float]:
-        if self.started_ns is None:
-            return []
-        silent_ns = int(PATIENCE_S * 1e9)
-        heard = [v for v in self.views if v.held and now_ns - v.heard_ns <= silent_ns]
-        # nobody is waited for who is silent, nor, once the patience of the start is over, who never was heard of
-        awaited = [v for v in self.views if now_ns - max(v.heard_ns, self.started_ns) <= silent_ns]
-        leader = next(iter(heard), None) or max(
-            (v for v in self.views if v.held), key=lambda v: v.heard_ns, default=None
-        )
+    def _complete_moments(self, now_ns: int, wait: bool = True) -> list[float]:
+        """The leading view's times for which every view has what it will have; wait: for views that are not silent."""
+        leader = self._leader(now_ns)
         if leader is None:
             return []
-        ready_s = min((v.held[-1].at_s if v.held else -np.inf for v in awaited), default=np.inf) + SYNC_S
-        times = [held.at_s for held in leader.held if self.last_s + SYNC_S < held.at_s <= ready_s]
-        return times
+        newest_s = leader.held[-1].at_s
+        if newest_s < self.last_s - ASTRAY_S:
+            self._begin_anew(leader)
+        ready_s = np.inf
+        self.astray.clear()
+        for place, view in enumerate(self.views):
+            awaited = wait and not self._silent(view, now_ns)
+            behind_s = newest_s - view.held[-1].at_s if view.held else 0.0
+            if abs(behind_s) > ASTRAY_S:
+                self.astray.add(place)
+                if awaited:
+                    where = "behind" if behind_s > 0 else "ahead of"
+                    told = f"{abs(behind_s):.3f} s {where} the leading view; it takes no part"
+                    self.live.complaints.add(f"view {view.camera.name}: clock", told)
+            elif awaited:
+                ready_s = min(ready_s, view.held[-1].at_s if view.held else -np.inf)
+        return [held.at_s for held in leader.held if self.last_s + SYNC_S < held.at_s <= ready_s + SYNC_S]
+
+    def _silent(self, view: _View, now_ns: int) -> bool:
+        """Whether a view's next frame is late by more than one waits, or its first one since the start."""
+        heard_ns = max(view.heard_ns, self.started_ns or 0)
+        return now_ns - heard_ns > view.patience_ns()
+
+    def _leader(self, now_ns: int) -> _View | None:
+        """The first view that is heard of now, else the one that was last."""
+        holding = [view for view in self.views if view.held]
+        heard = (view for view in holding if now_ns - view.heard_ns <= view.patience_ns())
+        return next(heard, None) or max(holding, key=lambda view: view.heard_ns, default=None)
 
     def _at(self, view: _View, at_s: float) -> tuple[_Held, tuple[int, ...], Sights] | None:
         """What a view sees at a moment: its nearest frame, ids and sights (people, joints, 3); None for nothing."""
@@ -182,7 +223,11 @@ class Fuse:
     def _fuse(self, at_s: float) -> LiftedFrame:
         began_ns = time.perf_counter_ns()
         self.last_s = at_s
-        seen = {place: found for place, view in enumerate(self.views) if (found := self._at(view, at_s)) is not None}
+        for view in self.views:
+            while len(view.held) > 1 and view.held[1].at_s <= at_s:  # the last one before may be interpolated from
+                view.held.popleft()
+        views = [(place, view) for place, view in enumerate(self.views) if place not in self.astray]
+        seen = {place: found for place, view in views if (found := self._at(view, at_s)) is not None}
         looks = {place: Look(ids, sights) for place, (_, ids, sights) in seen.items()}
         people = self.association.assign(looks, at_s)
         sights = np.full((len(self.views), len(people), len(self.lifter.skeleton.joints), 3), np.nan)

@@ -46,18 +46,22 @@ def triangulate_robustly(sights: Float64, cameras: Sequence[Camera]) -> Fused:
     used = np.where(np.isfinite(sights).all(-1, keepdims=True), sights, [np.nan, np.nan, 0.0])
     xyz, residual = triangulate(used, cameras)
     for _ in range(len(cameras) - 2):
-        worst = np.where(np.isnan(residual), -1.0, residual).argmax(0)
-        largest = np.take_along_axis(residual, worst[None], 0)[0]
-        person, joint = np.nonzero((largest > OUTLIER_RAD) & ((used[..., 2] > 0).sum(0) > 2))
+        misfit = _misfit(residual, used)
+        worst = misfit.argmax(0)
+        person, joint = np.nonzero((misfit.max(0) > OUTLIER_RAD) & ((used[..., 2] > 0).sum(0) > 2))
         if not len(person):
             break
         used[worst[person, joint], person, joint] = (np.nan, np.nan, 0)
         again, its_residual = triangulate(used[:, person, joint][:, :, None], cameras)
         xyz[person, joint], residual[:, person, joint] = again[:, 0], its_residual[..., 0]
     seen_by = (used[..., 2] > 0).sum(0)
-    with np.errstate(invalid="ignore"):
-        agreed = (seen_by >= 2) & ~(residual > OUTLIER_RAD).any(0) & (_across(used, cameras) > LEAST_ACROSS)
+    agreed = (seen_by >= 2) & (_misfit(residual, used).max(0) <= OUTLIER_RAD) & (_across(used, cameras) > LEAST_ACROSS)
     return Fused(np.where(agreed[..., None], xyz, np.nan), np.where(agreed, seen_by, 0), residual)
+
+
+def _misfit(residual: Float64, used: Float64) -> Float64:
+    """Residuals of what was used, infinite where the point lies behind the camera; -1 of what was not used."""
+    return np.where(used[..., 2] > 0, np.where(np.isnan(residual), np.inf, residual), -1.0)
 
 
 def _projectors(sights: Float64, cameras: Sequence[Camera]) -> Float64:

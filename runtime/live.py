@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 from edgelift.poses.cameras import Camera
@@ -20,6 +21,7 @@ from edgelift.runtime.sources import Inbox
 
 LATE_S = 1.0  # a frame older than the newest by less is late; by more, the stream's clock jumped back
 MOST_STREAMS = 64  # remembered at once; beyond, the one heard of longest ago is forgotten
+MOST_NAMES = 1000  # of streams lifted in all: files and readers keep each of them
 
 
 class Pipeline(Protocol):
@@ -30,6 +32,9 @@ class Pipeline(Protocol):
 
     def feed(self, frames: Sequence[Frame]) -> Iterator[LiftedFrame]:
         """Take what has come; yield what is lifted."""
+
+    def rest(self) -> Iterator[LiftedFrame]:
+        """Yield what still waits for other frames, of which none will come."""
 
     def take_up(self, lifter: Lifter) -> None:
         """Go on with another lifter from the next frame on."""
@@ -47,18 +52,18 @@ def run(
 
     One thread does it all: what waits, waits in the kernel, so nothing grows and nothing is handed over.
     """
-    while not stopped():
+    ended = False
+    while not ended:
         frames = inbox.wait(pipeline.look_again_s)
         if follower is not None and (lifter := follower.taken()) is not None:
             swap(pipeline, lifter, live)
-        for lifted in pipeline.feed(frames):
+        ended = stopped() or inbox.ended
+        for lifted in chain(pipeline.feed(frames), pipeline.rest() if ended else ()):
             sinks.write(lifted)
             live.counts.lifted += 1
             live.latency.add(lifted.latency_ms["total"])
             live.backend.add(lifted.latency_ms["backend"])
         live.complaints.report()
-        if inbox.ended:
-            return
 
 
 def swap(pipeline: Pipeline, lifter: Lifter, live: Live) -> None:
@@ -129,12 +134,16 @@ class Order:
         self.live = live
         self.heard: dict[str, _Heard] = {}
 
-    def check(self, frame: Frame) -> str:
-        """Return `goes_on`, `new` (first heard of, or begun anew) or `stale` (late, or a second time)."""
-        last = self.heard.get(frame.stream)
+    def check(self, frame: Frame, name: str | None = None) -> str:
+        """Return `goes_on`, `new` (first heard of, or begun anew) or `stale` (late, or a second time).
+
+        name: of the stream, where it is known by another than it has in the frame.
+        """
+        name = name or frame.stream
+        last = self.heard.get(name)
         said = "new" if last is None or last.size != frame.size else self._compare(last, frame)
         if last is None or said == "new":
-            self.heard[frame.stream] = _Heard(frame.seq, frame.t_ns, frame.size, time.monotonic(), 0, frame.t_ns)
+            self.heard[name] = _Heard(frame.seq, frame.t_ns, frame.size, time.monotonic(), 0, frame.t_ns)
         elif said == "goes_on":
             last.seq, last.t_ns, last.at_s = frame.seq, frame.t_ns, time.monotonic()
             self._check_rate(last, frame.stream)
@@ -164,10 +173,6 @@ class Order:
                 self.live.complaints.add(f"stream {stream}: clock", told)
             heard.frames, heard.since_ns = 0, heard.t_ns
 
-    def oldest(self) -> str:
-        """Return the stream that was heard of longest ago."""
-        return min(self.heard, key=lambda name: self.heard[name].at_s)
-
 
 class EachCamera:
     """Every stream is lifted by itself. Unless `every`, a frame is left out if a newer one of its stream is there."""
@@ -181,18 +186,24 @@ class EachCamera:
         self.every, self.echo = every, echo
         self.order = Order(live)
         self.streams: dict[str, PoseStream] = {}
+        self.names: set[str] = set()
 
     def feed(self, frames: Sequence[Frame]) -> Iterator[LiftedFrame]:
         """Lift frames in their order."""
-        for frame in frames if self.every else self._newest(frames):
+        checked = ((frame, said) for frame in frames if (said := self.order.check(frame)) != "stale")
+        for frame, said in checked if self.every else self._newest(checked):
             started_ns = time.perf_counter_ns()
             try:
-                stream = self._stream(frame)
+                stream = self._stream(frame, said)
                 if stream is not None:
                     yield self._lift(frame, stream, started_ns)
             except EdgeliftError as error:
                 self.live.counts.failed += 1
                 self.live.complaints.add(f"stream {frame.stream}: not lifted", f"frame {frame.seq}: {error}")
+
+    def rest(self) -> Iterator[LiftedFrame]:
+        """Nothing waits."""
+        yield from ()
 
     def take_up(self, lifter: Lifter) -> None:
         """Streams keep their past where the new lifter is fed as the old one was."""
@@ -203,31 +214,35 @@ class EachCamera:
             self.streams.clear()
         self.lifter = lifter
 
-    def _newest(self, frames: Sequence[Frame]) -> Iterable[Frame]:
-        newest: dict[str, Frame] = {}
-        for frame in frames:
+    def _newest(self, checked: Iterable[tuple[Frame, str]]) -> Iterable[tuple[Frame, str]]:
+        newest: dict[str, tuple[Frame, str]] = {}
+        for frame, said in checked:
             if frame.stream in newest:
                 self.live.drop(frame.stream)
-            newest[frame.stream] = frame
+                said = "new" if newest[frame.stream][1] == "new" else said
+            newest[frame.stream] = frame, said
         return newest.values()
 
-    def _stream(self, frame: Frame) -> PoseStream | None:
-        """Return the state of a frame's stream; None where the frame is not to be lifted."""
-        said = self.order.check(frame)
-        if said == "stale":
-            return None
+    def _stream(self, frame: Frame, said: str) -> PoseStream | None:
+        """Return the state of a frame's stream; None where nobody knows its camera."""
         if said == "new" or frame.stream not in self.streams:
             try:
                 camera, size = self.cameras.of(frame)
+                self._check_name(frame.stream)
                 self.streams[frame.stream] = self.lifter.stream(camera, size, self.settings)
             except EdgeliftError as error:
                 self._forget(frame.stream)  # nothing is kept of names that anybody may send
                 self.live.counts.unplaced += 1
                 self.live.complaints.add("streams without a camera", f"{frame.stream}: {error}")
                 return None
-            if len(self.order.heard) > MOST_STREAMS:
-                self._forget(self.order.oldest())
+            if len(self.streams) > MOST_STREAMS:
+                self._forget(min(self.streams, key=lambda name: self.order.heard[name].at_s))
         return self.streams[frame.stream]
+
+    def _check_name(self, stream: str) -> None:
+        if len(self.names) == MOST_NAMES and stream not in self.names:
+            raise EdgeliftError("streams", "one more name", f"{MOST_NAMES} in all", "Keep a camera's name as it is.")
+        self.names.add(stream)
 
     def _forget(self, stream: str) -> None:
         for known in (self.streams, self.order.heard, self.live.dropped_by_stream):

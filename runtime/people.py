@@ -23,6 +23,7 @@ OKS_SIGMAS = {
 }  # fmt: skip
 OTHER_SIGMA = 0.08
 MOST_PEOPLE = 64  # of one stream who are remembered at once: a detector may find somebody new in every frame
+LEAST_S = 0.01
 LEAST_OKS = 0.3  # usual for tracking (mmpose); a person who walks is at 0.7 from frame to frame at 30 Hz
 LEAST_PAIRS = 3  # of left and right joints that must be seen to tell sides
 LEAST_APART = 0.04  # mean distance of left from right, in diagonals of the person: side-on, sides cannot be told
@@ -123,7 +124,8 @@ class Tracker:
         moved.sort(axis=0)  # NaN, what either lacks, comes last; np.median takes five times as long
         known = len(moved) - int(np.isnan(moved[:, 0]).sum())
         if known and since > 0:
-            median = 0.5 * (moved[(known - 1) // 2] + moved[known // 2]) / since
+            # over less time than LEAST_S noise would be taken for a run
+            median = 0.5 * (moved[(known - 1) // 2] + moved[known // 2]) / max(since, LEAST_S)
             track.velocity = 0.5 * track.velocity + 0.5 * median  # halfway: detectors jitter
         track.keypoints, track.seen_s = keypoints.copy(), at_s
         return track.number

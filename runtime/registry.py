@@ -39,7 +39,8 @@ def current(registry: Path) -> str:
 class Follower(Generic[Opened]):
     """Watches a registry on a thread of its own and opens each new current bundle there, so that no frame waits.
 
-    open: makes a lifter of a verified bundle, and runs it once; whatever it raises is told and the old one stays.
+    open_lifter: makes a lifter of a verified bundle, and runs it once; whatever it raises is told and the old one
+    stays. release: lets go of one that nobody took.
     Nothing is changed behind the loop's back: it takes the new one between two frames, by `taken`.
     """
 
@@ -48,6 +49,7 @@ class Follower(Generic[Opened]):
         registry: Path,
         running: str,
         open_lifter: Callable[[Bundle], Opened],
+        release: Callable[[Opened], None],
         tell: Callable[[str, object], None],
     ) -> None:
         if not is_registry(registry):
@@ -55,6 +57,7 @@ class Follower(Generic[Opened]):
                 str(registry), "no registry", f"a directory with {CURRENT} and bundles", "Leave --follow out."
             )
         self.registry, self.running, self.open_lifter, self.tell = registry, running, open_lifter, tell
+        self.release = release
         self.refused = ""
         self.ready: Opened | None = None
         self.lock = threading.Lock()
@@ -74,6 +77,8 @@ class Follower(Generic[Opened]):
         """Stop watching."""
         self.stopping.set()
         self.thread.join(timeout=60)
+        if (untaken := self.taken()) is not None:
+            self.release(untaken)
 
     def _watch(self) -> None:
         while not self.stopping.wait(LOOK_EVERY_S):
@@ -86,6 +91,8 @@ class Follower(Generic[Opened]):
         except (OSError, EdgeliftError, UnicodeDecodeError) as error:
             self.tell("registry", error)
             return
+        if name == self.running:
+            self.refused = ""  # it may be published again, mended
         if name in (self.running, self.refused):
             return
         try:
@@ -94,5 +101,8 @@ class Follower(Generic[Opened]):
             self.refused = name
             self.tell(f"bundle {name} refused, {self.running} goes on", error)
             return
+        untaken = self.taken()
+        if untaken is not None:  # another one came before the loop took it up
+            self.release(untaken)
         with self.lock:
             self.ready, self.running, self.refused = opened, name, ""

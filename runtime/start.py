@@ -158,13 +158,17 @@ def _check_cameras(lifter: Lifter, cameras: Cameras, settings: LiftSettings, tra
 
 def _sources(settings: LiftSettings, tracks: list[list[Track]], live: Live) -> list[Source]:
     waiting = iter(tracks)
+    files = [text for text in settings.sources if not is_live(text)]
     opened: list[Source] = []
     try:
         for text in settings.sources:
             if is_live(text):
                 opened.append(open_source(text, live, settings.limits))
-            else:
+            elif settings.fuse is None:
                 opened.append(Replay(text, next(waiting), live, settings.rate))
+        if settings.fuse is not None and files:  # on one timeline, wherever each of them begins
+            together = [track for group in tracks for track in group]
+            opened.append(Replay(", ".join(files), together, live, settings.rate))
     except BaseException:
         for source in opened:
             source.close()
@@ -177,11 +181,16 @@ def _follower(settings: LiftSettings, lifter: Lifter, live: Live) -> Follower[Li
         return None
 
     def open_lifter(bundle: Bundle) -> Lifter:
+        if bundle.skeleton != lifter.skeleton:  # whoever reads the stream has begun with the other one
+            raise EdgeliftError(
+                f"lifter {bundle.path.name}", f"poses of {bundle.skeleton.name}", f"{lifter.skeleton.name}, as before",
+                "Start the loop again with it.",
+            )  # fmt: skip
         opened = Lifter(bundle, settings.backend, settings.precision)
         warm_up(opened)
         return opened
 
-    return Follower(settings.bundle, lifter.name, open_lifter, live.complaints.add)
+    return Follower(settings.bundle, lifter.name, open_lifter, Lifter.close, live.complaints.add)
 
 
 def warm_up(lifter: Lifter) -> None:

@@ -48,6 +48,9 @@ def open_socket(kind: str, address: Address, binds: bool, longest: int = -1) -> 
 
 
 def _secure(opened: zmq.Socket[bytes], address: Address, binds: bool) -> None:
+    if binds and "peer_key" in address.options:  # it would look as if nobody else were let in
+        received, expected = "peer_key where the address binds", "key alone"
+        raise EdgeliftError(address.text, received, expected, "Give peer_key where the address connects.")
     if "key" not in address.options:
         if "peer_key" in address.options:
             raise EdgeliftError(address.text, "peer_key without key", "both", "Give key=FILE, this side's certificate.")

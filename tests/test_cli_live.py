@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,15 +11,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.rigs import write_rig
 from edgelift.poses.sessions import Session, save_session
 from edgelift.poses.studio import studio_rig
+from edgelift.runtime.bundle import load_bundle
+from edgelift.runtime.counts import Live
+from edgelift.runtime.lifter import Lifter
+from edgelift.runtime.start import LiftSettings, _follower
 
 from .conftest import make_sessions
 from .test_readme import write_openpose
@@ -137,7 +144,31 @@ def test_fused_views_are_one_stream_in_the_world(bundle: Path, place: Path) -> N
     np.testing.assert_allclose(hips, truth.poses[:, 1], atol=2e-3)
 
 
-def test_swaps_of_a_followed_registry_are_said(bundle: Path, place: Path) -> None:
+def test_names_that_look_like_markup_are_told_as_they_are(
+    bundle: Path, sessions: list[Session], rig: tuple[str, ...]
+) -> None:
+    told = json.loads(message(sessions[0], 0)) | {"stream": "x\\[/y] [red]z[/]"}
+    for how in ("text", "json"):
+        done = edgelift("lift", bundle, "--source", "-", *rig, "--log", how, input=json.dumps(told))
+        assert done.returncode == 0, done.stderr
+        assert "x\\" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_lifter_of_another_skeleton_is_refused_and_the_old_one_goes_on(bundle: Path, tmp_path: Path) -> None:
+    live, registry = Live(), tmp_path / "registry"
+    shutil.copytree(bundle, registry / "v0001")
+    (registry / "current").write_text("v0001")
+    with Lifter(registry) as lifter:
+        other = replace(load_bundle(registry / "v0001"), manifest=lifter.bundle.manifest | {"skeleton": "h36m17"})
+        follower = _follower(LiftSettings(registry, ("-",), follow=True), lifter, live)
+        assert follower is not None
+        with pytest.raises(EdgeliftError, match="common14, as before"):
+            follower.open_lifter(other)
+        follower.close()
+
+
+def test_only_a_registry_can_be_followed(bundle: Path, place: Path) -> None:
     done = edgelift("lift", bundle, "--source", place / "take.npz", "--follow", "--sink", place / "p.jsonl")
     assert done.returncode == 2
     assert "no registry" in done.stderr
@@ -158,21 +189,16 @@ def test_events_as_json_lines(bundle: Path, sessions: list[Session], rig: tuple[
         (("--source", "take.npz", "--sink", "poses.xyz"), "--sink"),
         (("--source", "take.npz", "--json"), "--sink a file"),
         (("--source", "take.npz", "--rate", "-1"), "--rate"),
+        (("--source", "take.npz", "--rate", "0"), "--rate"),
         (("--source", "take.npz", "--fast", "--rate", "2"), "Leave one out"),
         (("--source", "take.npz", "--smooth", "1"), "MIN_CUTOFF,BETA"),
         (("--source", "take.npz", "--fuse", "rig.toml", "--units", "m", "--camera", "cam_01"), "--camera"),
         (("--source", "take.npz", "--metrics", "x"), "--metrics"),
         (("--source", "take.npz", "--skeleton", "coco17"), "--skeleton"),
-        (
-            (
-                "--source",
-                "missing.npz",
-            ),
-            "no such file",
-        ),
+        (("--source", "missing.npz"), "no such file"),
         (("--source", "-", "--cameras", "rig.toml", "--units", "m", "--camera", "cam_09"), "cam_09"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_mistakes_are_one_message(bundle: Path, place: Path, arguments: tuple[str, ...], part: str) -> None:
     done = edgelift("lift", bundle, *arguments, cwd=place)

@@ -6,11 +6,13 @@ import json
 import os
 import queue
 import re
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -398,6 +400,30 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     assert os.listdir(target.parent) == ["x.jsonl"]
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_full_disk_costs_the_lines_that_find_no_room(tmp_path: Path, keep: bool) -> None:
+    target = tmp_path / "x.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill() -> None:
+        with open_output(str(target), keep) as write:
+            for number in range(100):
+                write(b"%07d\n" % number)
+
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(EdgeliftError, match="Make room"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert target.exists() == keep
+    if keep:
+        assert target.read_bytes() == b"".join(b"%07d\n" % number for number in range(12))
+    assert len(os.listdir(tmp_path)) == keep
+
+
 def test_what_a_camera_gave_before_it_failed_is_kept(tmp_path: Path) -> None:
     failure = EdgeliftError("camera 0", "no more images", "a camera", "Look.")
     for lines, kept in ((1, True), (0, False)):
@@ -503,3 +529,22 @@ def test_of_a_camera_the_newest_frame_is_taken_and_none_twice() -> None:
     numbers = [shot.seq for shot in rest]
     assert numbers == sorted(set(numbers))
     assert numbers[-1] == 4
+
+
+def test_a_camera_that_raises_is_no_camera_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda told: None)
+
+    class Broken(FakeCapture):
+        def retrieve(self) -> tuple[bool, int]:
+            raise MemoryError
+
+    capture = Broken(5)
+    capture.allowed.put(None)
+    with pytest.raises(worker.WorkerError, match="no more images"):
+        next(worker._camera(capture, "0"))
+
+
+def test_a_process_that_complains_for_ever_fills_nothing(stand_in: StandIn) -> None:
+    noise = "for _ in range(100_000):\n    sys.stderr.write('decode error\\n')\n"
+    with pytest.raises(EdgeliftError, match=r"the end \(exit code 3\)"):
+        stand_in.run(f"import sys\n{noise}sys.stderr.write('the end\\n'); sys.exit(3)\n")

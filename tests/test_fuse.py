@@ -209,6 +209,158 @@ def test_a_clock_that_jumps_back_begins_anew(lifter: Lifter, now: Now) -> None:
     assert line.live.counts.clock_resets >= 1
 
 
+@pytest.mark.parametrize("astray", [0, 1])
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_view_whose_clock_is_astray_takes_no_part_and_holds_nobody_up(
+    lifter: Lifter, now: Now, caplog: pytest.LogCaptureFixture, astray: int, hours: int
+) -> None:
+    [session] = crowd()
+    line = pipeline(lifter, [session])
+    out: list[LiftedFrame] = []
+    for i in range(20):
+        taken = frames([session], i, now)
+        taken[astray] = replace(taken[astray], t_ns=taken[astray].t_ns + hours * 3600 * 10**9)
+        out += line.feed(taken)
+        now.ns += FRAME_NS
+    assert len(out) == 20
+    together = [len(o.views) for o in out]
+    assert together == [1 if astray == 0 else 3] * 20  # the first view leads, and is alone if it is the one
+    line.live.complaints.report(now=True)
+    assert "the leading view; it takes no part" in caplog.text
+
+
+def test_a_jump_of_one_views_clock_leaves_the_others_alone(lifter: Lifter, now: Now) -> None:
+    people = crowd([(0, 0), (1.5, 0.5)])
+    line, ids = pipeline(lifter, people), []
+    for i in range(12):
+        taken = frames(people, i, now)
+        if i == 5:
+            taken[2] = replace(taken[2], t_ns=taken[2].t_ns - 3 * 10**9)
+        ids += [o.ids for o in line.feed(taken)]
+        now.ns += FRAME_NS
+    assert ids == [(0, 1)] * 12
+
+
+def test_people_are_the_same_when_a_lifter_of_another_kind_follows(lifter: Lifter, now: Now, bundle: Path) -> None:
+    people = crowd([(0, 0), (1.5, 0.5)])
+    line = pipeline(lifter, people)
+    before = [o for i in range(5) for o in line.feed(frames(people, i, now))]
+    with Lifter(bundle) as other:
+        other.input = replace(other.input, frame_interval_s=0.1)
+        line.take_up(other)
+        after = [o for i in range(5, 10) for o in line.feed(frames(people, i, now))]
+    assert {o.ids for o in before} == {o.ids for o in after} == {(0, 1)}
+    assert np.abs(after[0].xyz - before[-1].xyz).max() < 0.3
+
+
+def staggered(
+    line: Fuse, session: Session, now: Now, count: int, interval_s: float, lags_s: Sequence[float]
+) -> list[LiftedFrame]:
+    """Frames of one moment each, that arrive one view after the other."""
+    out: list[LiftedFrame] = []
+    started = now.ns
+    for i in range(count):
+        taken = frames([session], i % 40, now)
+        for view, lag_s in enumerate(lags_s):
+            now.ns = started + round((i * interval_s + lag_s) * 1e9)
+            told = replace(taken[view], seq=i, t_ns=round(i * interval_s * 1e9), arrived_ns=now.ns)
+            out += line.feed([told])
+    return out
+
+
+@pytest.mark.parametrize("hertz", [5, 15, 60])
+def test_cameras_in_step_are_fused_at_any_rate(lifter: Lifter, now: Now, hertz: int) -> None:
+    [session] = crowd()
+    out = staggered(pipeline(lifter, [session]), session, now, 30, 1 / hertz, (0, 0.002, 0.003, 0.004))
+    assert [len(o.views) for o in out] == [4] * 30
+
+
+def test_it_goes_on_when_the_leading_view_comes_back_with_an_earlier_clock(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line = pipeline(lifter, [session])
+    moments = []
+    for i in range(60):
+        taken = frames([session], i % 40, now, (0, 1) if i < 20 or i >= 30 else (1,))
+        back = 20 * 10**9 if i >= 30 else 0
+        taken = [replace(f, seq=i, t_ns=i * FRAME_NS - (back if f.stream == "cam_01" else 0)) for f in taken]
+        moments += [o.t_ns for o in line.feed(taken)]
+        now.ns += FRAME_NS
+        moments += [o.t_ns for o in line.feed([])]
+    assert len(moments) >= 57  # that it is silent takes a moment to notice
+    assert moments[-1] == 59 * FRAME_NS - 20 * 10**9
+
+
+def test_it_goes_on_when_a_leading_view_whose_clock_is_ahead_vanishes(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line, count = pipeline(lifter, [session]), 0
+    for i in range(40):
+        taken = frames([session], i, now, (0, 1) if i < 20 else (1,))
+        taken = [replace(f, t_ns=f.t_ns + 3600 * 10**9) if f.stream == "cam_01" else f for f in taken]
+        count += len([*line.feed(taken)])
+        now.ns += FRAME_NS
+        count += len([*line.feed([])])
+    assert count >= 38
+
+
+def test_a_view_two_seconds_ahead_takes_no_part(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line, out = pipeline(lifter, [session]), list[LiftedFrame]()
+    for i in range(100):
+        taken = [replace(f, seq=i, t_ns=i * FRAME_NS) for f in frames([session], i % 40, now)]
+        taken[3] = replace(taken[3], t_ns=taken[3].t_ns + 2 * 10**9)
+        out += line.feed(taken)
+        now.ns += FRAME_NS
+    assert {len(o.views) for o in out} == {3}
+
+
+def test_what_waits_at_the_end_is_lifted(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line = pipeline(lifter, [session])
+    out = [o for i in range(20) for o in line.feed(frames([session], i, now, (0, 1, 2)))]  # the clock stands still
+    assert not out
+    assert [o.t_ns for o in line.rest()] == [i * FRAME_NS for i in range(20)]
+
+
+def test_other_spellings_of_a_cameras_name_are_that_camera(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line, count = pipeline(lifter, [session]), 0
+    for i in range(40):
+        taken = frames([session], i, now)
+        taken[0] = replace(taken[0], stream="cam" + "_" * (i + 1) + "01")
+        count += len([*line.feed(taken)])
+        now.ns += FRAME_NS
+    assert count == 40
+    assert len(line.order.heard) == 4
+
+
+def test_somebody_who_enters_one_views_image_late_is_one_person(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line, ids = pipeline(lifter, [session]), []
+    for i in range(40):
+        taken = frames([session], i, now, (0, 1))
+        if i < 12:  # three joints tell nobody apart
+            some = taken[1].keypoints.copy()
+            some[:, 3:] = (np.nan, np.nan, 0)
+            taken[1] = replace(taken[1], keypoints=some)
+        ids += [o.ids for o in line.feed(taken)]
+        now.ns += FRAME_NS
+        ids += [o.ids for o in line.feed([])]
+    first = next(seen for seen in ids if seen)
+    assert any(len(seen) == 2 for seen in ids)
+    assert set(ids[-20:]) == {first[:1]}
+
+
+def test_a_view_that_finds_somebody_new_in_every_frame_fills_no_memory(lifter: Lifter, now: Now) -> None:
+    people = crowd()
+    line = pipeline(lifter, people)
+    for i in range(30):
+        [taken] = frames(people, i, now, (0,))
+        many = np.repeat(taken.keypoints, 10, axis=0)
+        list(line.feed([replace(taken, keypoints=many, ids=tuple(range(10 * i, 10 * i + 10)), t_ns=i * 10**7)]))
+        now.ns += 10**7
+    assert len(line.association.persons) <= 74
+
+
 def test_a_stranger_stream_is_counted(lifter: Lifter, now: Now) -> None:
     [session] = crowd()
     line = pipeline(lifter, [session])
@@ -281,3 +433,16 @@ def test_completing_moves_no_triangulated_joint_and_uses_the_lifted_offset() -> 
     done = complete(xyz, lifted[None], nobody, [ideal(session.rig[0])], COMMON14)
     np.testing.assert_allclose(done, truth, atol=1e-9)
     np.testing.assert_array_equal(done[:13], xyz[:13])
+
+
+def test_a_point_behind_a_camera_is_no_agreement() -> None:
+    [session] = crowd()
+    looked = sights(session)[:2]
+    apart = looked.copy()
+    apart[0, ..., 0] += 3.0  # rays that meet behind
+    apart[1, ..., 0] -= 3.0
+    cameras = [ideal(c) for c in session.rig[:2]]
+    for shift in (apart, 2 * looked - apart):
+        found = triangulate_robustly(shift, cameras)
+        depth = np.stack([(found.xyz @ c.R.T + c.t)[..., 2] for c in cameras])
+        assert not (depth < 0).any()

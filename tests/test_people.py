@@ -68,6 +68,12 @@ def test_a_runner_is_expected_where_they_run_to(walk: np.ndarray) -> None:
     assert ids == {(0,)}
 
 
+def test_two_times_that_are_almost_one_do_not_throw_a_person_away(walk: np.ndarray) -> None:
+    tracker, rng = Tracker(COMMON14), np.random.default_rng(0)
+    noisy = walk[:3] + np.concatenate([rng.normal(0, 2, (3, 14, 2)), np.zeros((3, 14, 1))], -1).astype(np.float32)
+    assert [tracker.assign(noisy[k : k + 1], at_s)[0] for k, at_s in enumerate((0.0, 0.0002, 0.033))] == [0, 0, 0]
+
+
 def test_somebody_else_is_somebody_else(walk: np.ndarray) -> None:
     tracker = Tracker(COMMON14)
     tracker.assign(walk[:1], 0.0)

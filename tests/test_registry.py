@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def follow(registry: Path, session: Session, publications: dict[int, str]) -> tu
     """Run a loop that follows; before frame i, what is published is looked at and opened."""
     live, kept = Live(), Kept()
     lifter = Lifter(registry)
-    follower = Follower(registry, lifter.name, Lifter, live.complaints.add)
+    follower = Follower(registry, lifter.name, Lifter, Lifter.close, live.complaints.add)
 
     def between(i: int) -> None:
         if i in publications:
@@ -154,7 +155,7 @@ def test_what_is_broken_is_refused_and_the_old_one_goes_on(registry: Path, sessi
 
 def test_only_a_registry_can_be_followed(registry: Path) -> None:
     with pytest.raises(EdgeliftError, match="no registry"):
-        Follower(registry / "v0001", "v0001", Lifter, lambda kind, what: None)
+        Follower(registry / "v0001", "v0001", Lifter, Lifter.close, lambda kind, what: None)
 
 
 def test_the_watching_thread_finds_what_is_published(registry: Path) -> None:
@@ -164,11 +165,40 @@ def test_the_watching_thread_finds_what_is_published(registry: Path) -> None:
         opened.set()
         return bundle
 
-    follower = Follower(registry, "v0001", open_it, lambda kind, what: None)
+    released: list[Bundle] = []
+    follower = Follower(registry, "v0001", open_it, released.append, lambda kind, what: None)
     publish(registry, "v0002")
     assert opened.wait(20)
-    follower.close()
-    taken = follower.taken()
-    assert taken is not None
+    while (taken := follower.taken()) is None:
+        time.sleep(0.01)
     assert taken.path.name == "v0002"
     assert follower.taken() is None
+    follower.close()
+    assert not released
+
+
+def test_what_nobody_took_is_released(registry: Path) -> None:
+    released: list[str] = []
+    follower = Follower(registry, "v0001", lambda bundle: bundle.path.name, released.append, lambda kind, what: None)
+    for name in ("v0002", "v0003"):
+        publish(registry, name)
+        follower.look()
+    assert released == ["v0002"]
+    follower.close()
+    assert released == ["v0002", "v0003"]
+
+
+def test_a_bundle_that_was_mended_is_taken_up_after_a_rollback(registry: Path) -> None:
+    weights = registry / "v0002" / "lifter.onnx"
+    whole = weights.read_bytes()
+    follower = Follower(registry, "v0001", lambda bundle: bundle.path.name, lambda name: None, lambda kind, what: None)
+    weights.write_bytes(whole[:-1] + b"x")
+    for name in ("v0002", "v0001"):
+        publish(registry, name)
+        follower.look()
+        assert follower.taken() is None
+    weights.write_bytes(whole)
+    publish(registry, "v0002")
+    follower.look()
+    assert follower.taken() == "v0002"
+    follower.close()

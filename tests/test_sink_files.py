@@ -437,3 +437,29 @@ def test_a_long_stream_takes_no_memory(tmp_path: Path, suffix: str, most_mb: flo
         assert tracemalloc.get_traced_memory()[1] < most_mb * 1e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("suffix", [".c3d", ".bvh"])
+def test_a_slow_stream_has_its_poses(tmp_path: Path, suffix: str) -> None:
+    rng = np.random.default_rng(0)
+    frames = [replace(f, t_ns=int(3e8 * f.seq + rng.uniform(-3e7, 3e7))) for f in lifted_frames(19)]
+    path = tmp_path / f"take{suffix}"
+    notes = write(path, frames)
+    assert np.isfinite(poses_of(path)).all()
+    assert not [note for note in notes if "gaps" in note]
+
+
+def test_what_a_killed_process_left_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "take.csv"
+    killed = FileSink(str(path))
+    killed.__enter__()
+    for frame in lifted_frames(7):
+        killed.write(frame)
+    spool = tmp_path / ".take.csv.spool"
+    with spool.open("ab") as file:
+        file.write(b"half a row")
+    notes = write(path, lifted_frames(3))
+    assert "killed" in notes[0]
+    assert np.load(tmp_path / "take.csv.rows.npy")["seq"].tolist() == list(range(7))
+    assert killed._spool._file is not None
+    killed._spool._file.close()

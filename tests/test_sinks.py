@@ -19,7 +19,7 @@ import zmq
 from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.counts import Counts, Histogram, Live
 from edgelift.runtime.frames import LiftedFrame
-from edgelift.runtime.sinks import Sinks, open_sink
+from edgelift.runtime.sinks import FILES, SCHEMES, Sinks, open_sink
 
 from .live import lifted, lifted_frames
 from .test_sources import free_port
@@ -154,7 +154,10 @@ def test_nobody_listening_is_no_mistake() -> None:
     with Sinks([open_sink(target, live) for target in targets], live) as sinks:
         for frame in lifted_frames(30):
             sinks.write(frame)
-    assert live.counts.sink_lost >= 30  # all of TCP's, and of UDP's those that came back refused
+    udp, tcp, pub = sinks.sinks
+    assert tcp.lost == 30
+    assert udp.lost >= 1  # those that came back refused
+    assert pub.lost == 0
 
 
 @pytest.mark.parametrize("form", ["msgpack", "json"])
@@ -175,9 +178,33 @@ def test_zeromq_publishes_the_stream_name_and_the_message(form: str) -> None:
 
 
 def test_unknown_sinks_are_told_with_all_known_ones() -> None:
-    for target in ("poses.xyz", "ftp://h:5", "poses"):
-        with pytest.raises(EdgeliftError, match=r"jsonl|tcp-listen"):
+    for target, all_known in (("poses.xyz", FILES), ("poses", FILES + SCHEMES), ("ftp://h:5", SCHEMES)):
+        with pytest.raises(EdgeliftError) as told:
             open_sink(target, Live())
+        assert [known for known in all_known if known not in told.value.expected] == []
+
+
+def test_what_cannot_be_opened_is_told_before_the_first_frame(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    for target, match in (
+        (str(tmp_path / "folder.jsonl"), "a folder"), ("udp://no-such-host.invalid:5", "can be reached"),
+        ("tcp://no-such-host.invalid:5", "is known"), ("zmq://:5?format=JSON", "json or msgpack"),
+    ):  # fmt: skip
+        with pytest.raises(EdgeliftError, match=match), Sinks([open_sink(target, Live())], Live()):
+            pass
+
+
+def test_what_a_killed_process_left_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "POSES.JSONL"
+    for _ in range(2):
+        (tmp_path / ".POSES.JSONL.part").write_bytes(lifted(5).json)
+        with Sinks([open_sink(str(target), Live())], Live()) as sinks:
+            sinks.write(lifted(0))
+        assert "killed" in sinks.notes[0]
+    kept = sorted(tmp_path.glob("POSES.killed*"))
+    assert len(kept) == 2
+    assert {json.loads(path.read_bytes())["seq"] for path in kept} == {5}
+    assert json.loads(target.read_bytes())["seq"] == 0
 
 
 # what is counted
@@ -191,7 +218,7 @@ def test_percentiles_are_exact_to_a_hundredth() -> None:
         histogram.add(float(value))
     told = histogram.to_dict()
     for name, level in (("p50", 50), ("p90", 90), ("p99", 99), ("p99_9", 99.9)):
-        assert told[name] == pytest.approx(np.percentile(values, level), rel=0.02)
+        assert told[name] == pytest.approx(np.percentile(values, level), rel=0.0101)
     assert told["max"] == pytest.approx(values.max(), abs=1e-4)
     assert histogram.total_ms == pytest.approx(values.sum())
 

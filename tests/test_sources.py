@@ -224,7 +224,24 @@ def test_websocket_messages_and_a_server_that_comes_back() -> None:
             thread.join()
             assert [f.seq for f in frames[:2]] == [10 * round_, 10 * round_ + 1]
             assert asked[0] == "/?token=abc"
+        assert "abc" not in inbox.sources[0].name
     assert live.counts.reconnects >= 1
+
+
+def test_a_websocket_address_without_a_host_is_this_machine() -> None:
+    from websockets.sync.server import ServerConnection, serve
+
+    def handle(connection: ServerConnection) -> None:
+        connection.send(line(0).decode())
+
+    port, live = free_port(), Live()
+    with serve(handle, "127.0.0.1", port) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with opened(f"ws://:{port}", live) as inbox:
+            assert until(inbox, lambda f: len(f) >= 1)[0].seq == 0
+        server.shutdown()
+        thread.join()
 
 
 # addresses
@@ -243,6 +260,18 @@ def test_addresses_are_loopback_unless_told_otherwise() -> None:
     assert parse_address("udp://:5005", ("udp",)).host == "127.0.0.1"
     assert parse_address("udp://0.0.0.0:5005", ("udp",)).loopback is False
     assert parse_address("udp://[::1]:5005", ("udp",)).loopback is True
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("tcp://no-such-host.invalid:5", "a host that is known"),
+        ("zmq-bind://:5?key=own.key&peer_key=other.key", "peer_key where the address connects"),
+    ],
+)
+def test_addresses_that_cannot_work_are_refused_at_the_start(text: str, match: str) -> None:
+    with pytest.raises(EdgeliftError, match=match):
+        open_source(text, Live(), Limits())
 
 
 def test_a_taken_port_is_told() -> None:
@@ -276,8 +305,11 @@ def test_files_are_no_streams() -> None:
         (b" " * (1 << 20) + b"{}", "oversized"),
         (msgpack.packb({"v": 1}), "malformed"),
         (msgpack.packb(msgpack.ExtType(5, b"x")), "malformed"),
+        (b"\x81\x90\xc0", "malformed"),  # maps whose key is a list, and a map
+        (b"\x81\x80\xc0", "malformed"),
+        (json.dumps(message(0, stream="x" * 201)).encode(), "malformed"),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_what_is_no_message_is_counted_and_nothing_else(bad: bytes, count: str) -> None:
     live = Live()

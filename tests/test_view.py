@@ -353,19 +353,25 @@ def same(one: Places, other: Places) -> bool:
 def test_hostile_names_are_text_and_malformed_messages_are_counted(open_page: OpenPage) -> None:
     frame = lifted(6, echo=True)
     named = replace(frame, stream=HOSTILE, lifter=HOSTILE, provider=HOSTILE, flags=((HOSTILE,),))
-    persons = [None, {"xyz": None}, {"xyz": [None, [1, 2]], "conf": 3, "flags": 7}]
+    persons = [None, {"xyz": None}, {"xyz": [None, [], [1, 2], [1e308] * 3, ["1"] * 3], "conf": 3, "flags": 7}]
     odd = [
         b"{nonsense", b"[]", b"null", b'{"type":"pose2d","persons":[]}', b'{"type":"pose3d","v":1}',
-        told(persons=persons, views=1), told(persons=[], views=[None, {"stream": 1, "persons": [{"kpts": [3]}]}]),
+        told(persons=persons, views=1, stream="odd"), told(persons=[], stream={"toString": 1}),
+        told(persons=[], stream="odd", views=[None, {"stream": 1}, {"stream": "a", "persons": [{"kpts": [3, [1]]}]}]),
     ]  # fmt: skip
     with watched(open_page) as (sink, page):
         for message in odd:
             sink.publish(message)
+        shows(page, "#received", "2")
+        assert page.evaluate("edgelift.joints") == []
+        sink.write(replace(frame, stream="odd"))
+        shows(page, "#seq", "6")
+        assert len(joints(page)) == 14  # what was odd has not spoilt the view
         sink.write(replace(named, views=(replace(frame.views[0], stream=HOSTILE),)))
-        shows(page, "#received", "3")
+        shows(page, "#received", "4")
         see(page, "#stream").select_option(HOSTILE)
         shows(page, "#seq", "6")
-        assert page.evaluate("edgelift.malformed") == 5
+        assert page.evaluate("edgelift.malformed") == 6
         assert see(page, "#source").text_content() == f"{HOSTILE} · {HOSTILE} · {HOSTILE}"
         assert see(page, "#people li").text_content() == f"person 0{HOSTILE}"
         assert HOSTILE in see(page, "#views figcaption").all_text_contents()
@@ -386,6 +392,26 @@ def test_streams_that_are_lifted_apart_can_be_chosen(open_page: OpenPage) -> Non
         see(page, "#stream").select_option("cam_02")
         shows(page, "#seq", "8")
         assert len(joints(page)) == 28
+
+
+def test_streams_that_went_give_way_to_those_that_come(open_page: OpenPage) -> None:
+    with watched(open_page) as (sink, page):
+        for number in range(80):
+            sink.write(replace(lifted(number), stream=f"cam_{number}"))
+        shows(page, "#received", "80")
+        names = see(page, "#stream option").all_text_contents()
+        assert names == [f"cam_{number}" for number in range(16, 80)]
+
+
+def test_a_recording_of_clocks_of_their_own_is_as_long_as_it_took(open_page: OpenPage, tmp_path: Path) -> None:
+    frames = [
+        replace(frame, stream=stream, t_ns=frame.t_ns + start_s * 10**9)
+        for frame in lifted_frames(21)
+        for stream, start_s in (("cam_01", 5), ("cam_02", 300))
+    ]
+    path = tmp_path / "page.html"
+    path.write_text(recording_page(frame.json.decode() for frame in frames), encoding="utf-8")
+    assert see(open_page(path.as_uri()), "#time").get_attribute("max") == "1"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

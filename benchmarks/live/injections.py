@@ -17,7 +17,7 @@ from typing import Any
 
 import zmq
 from loops import HOST, SOON_S
-from scene import Good, Scene
+from scene import Good, Moments, Scene
 
 FILE_LIMIT = 20_000  # bytes: the loop's disk is full then
 
@@ -179,6 +179,23 @@ def twice_and_late(scene: Scene) -> Iterator[None]:
         for seq in (number, number - 1):
             scene.good.send(seq, 10**9 + seq * 16_666_667)
         yield
+
+
+def partner_comes_and_goes(scene: Scene) -> Iterator[None]:
+    """The second camera is absent from every other moment."""
+    assert isinstance(scene.good, Moments)
+    partner = scene.good.partner
+    while True:
+        scene.good.partner = None if scene.good.partner else partner
+        yield
+
+
+def clock_astray(scene: Scene) -> Iterator[None]:
+    """A third camera whose clock is up to an hour off, every time another."""
+    with datagrams(scene) as send:
+        for seq in range(1, 1 << 40):
+            send(scene.other.data(seq, time.perf_counter_ns() + int(scene.rng.uniform(-3600, 3600) * 1e9)))
+            yield
 
 
 def flood(scene: Scene) -> Iterator[None]:

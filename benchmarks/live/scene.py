@@ -94,21 +94,45 @@ class Good:
         self.send(self.sent, started if t_ns is None else t_ns)
         while (came := self.receive(SOON_S)) is not None:
             told = json.loads(came)
-            if told["stream"] != self.camera.name:
+            number = self.number_of(told)
+            if number is None:
                 continue
-            if told["seq"] == self.sent:
+            if number == self.sent:
                 self.back += 1
                 self.last = told
                 self.took_ms.append((time.perf_counter_ns() - started) / 1e6)
                 return
             self.twice += 1  # of an earlier frame, which had come out already
 
+    def number_of(self, told: dict[str, Any]) -> int | None:
+        """Which of the frames that were sent a pose is of; None for another camera's."""
+        return int(told["seq"]) if told["stream"] == self.camera.name else None
+
     def close(self) -> None:
         """Count what still comes, and close."""
         while (came := self.receive(0.3)) is not None:
-            self.twice += json.loads(came)["stream"] == self.camera.name
+            self.twice += self.number_of(json.loads(came)) is not None
         self.sender.close()
         self.receiver.close()
+
+
+@dataclass(eq=False)
+class Moments(Good):
+    """Good frames of two cameras of one moment, which has to come out fused. partner: the second one; None: absent."""
+
+    partner: Good | None = None
+    numbers: dict[int, int] = field(default_factory=dict)
+
+    def send(self, seq: int, t_ns: int) -> None:
+        """Send one of each camera."""
+        self.numbers[t_ns] = seq
+        super().send(seq, t_ns)
+        if self.partner is not None:
+            self.sender.sendto(self.partner.data(seq, t_ns), (HOST, self.port))
+
+    def number_of(self, told: dict[str, Any]) -> int | None:
+        """Fused frames have a count of their own, and the time of a moment."""
+        return self.numbers.get(told["t_ns"])
 
 
 @dataclass(eq=False)
@@ -133,7 +157,8 @@ class Fault:
 
     inject: harms it once each time it is resumed. arguments: of the loop, `{port}` and `{folder}` put in. counted: what
     the loop must have counted after so many times. share: of the times asked for, where one takes long. more: how often
-    it happens each time. own: the injection sends the good frames itself. slower: times as long as at first that good
+    it happens each time. own: the injection sends the good frames itself. fuse: two good cameras become one stream, the
+    other is a third one of their rig. slower: times as long as at first that good
     frames may take in the end. before: done in the loop's process.
     """
 
@@ -144,6 +169,7 @@ class Fault:
     share: float = 1.0
     more: int = 1
     own: bool = False
+    fuse: bool = False
     slower: float = 3.0
     prepare: Callable[[Path, Path], str] | None = None
     """Of a bundle and a folder: makes a registry there and returns its path."""
@@ -154,19 +180,23 @@ class Fault:
 def scene_of(fault: Fault, bundle: Path, data: Path) -> Iterator[Scene]:
     """A loop that runs, with its good frames; it is ended with the block."""
     rig = read_rig(rig_of(data), None)
-    people = filmed(data, rig, 1, FRAMES)
+    cameras = [Good.of(camera, people) for camera, people in zip(rig, filmed(data, rig, 1, FRAMES), strict=True)]
+    good = cameras[0]
+    if fault.fuse:
+        good = Moments(good.camera, good.frames, partner=cameras[1])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        scene = Scene(Good.of(rig[0], people[0]), Good.of(rig[1], people[1]), free_port(), folder)
+        scene = Scene(good, cameras[2 if fault.fuse else 1], free_port(), folder)
         where = [word.format(port=scene.port, folder=folder, host=HOST) for word in fault.arguments]
         lifter = bundle if fault.prepare is None else fault.prepare(bundle, folder)
-        common = ("--source", scene.good.source, "--sink", scene.good.sink, "--cameras", rig_of(data), "--every")
+        rig_flag = "--fuse" if fault.fuse else "--cameras"
+        common = ("--source", scene.good.source, "--sink", scene.good.sink, rig_flag, rig_of(data), "--every")
         rate = () if "--max-rate" in where else ("--max-rate", "0")
         with Loop(Path(lifter), *common, *rate, *where, prepared=fault.before) as scene.loop:
             scene.good.wake()
             yield scene
-            scene.good.close()
-            scene.other.close()
+            for camera in {scene.good, *cameras}:
+                camera.close()
 
 
 def harmed(fault: Fault, times: int, bundle: Path, data: Path) -> dict[str, Any]:
@@ -194,7 +224,8 @@ def row_of(fault: Fault, count: int, scene: Scene, alive: bool, grown_mib: float
     good = scene.good
     checks = {
         "lived": alive and scene.loop.code == 0, "all good frames out, once": good.back == good.sent and not good.twice,
-        "counted": bool(totals) and fault.counted(totals, count), "frames accounted for": totals.get("frames") == out,
+        "counted": bool(totals) and fault.counted(totals, count),
+        "frames accounted for": fault.fuse or totals.get("frames") == out,  # a moment is a frame of several cameras
         "memory": grown_mib < MOST_MIB, "pace": good.slower < fault.slower, **scene.facts.pop("checks", {}),
     }  # fmt: skip
     return {

@@ -25,6 +25,7 @@ VERSION = 1
 INT64, FROM_0 = range(-(2**63), 2**63), range(2**63)
 NUMBERS = frozenset((int, float))  # bool is an int to isinstance, but no number of a detector
 NOT_FOUND, MISSING = [0.0, 0.0, 0.0], (np.nan, np.nan, 0.0)
+LONGEST_NAME = 200
 FAR_PX = 1e6  # from the image's corner: no detection is there, and squares of such numbers overflow
 SUBJECT, REMEDY = "pose2d message", "docs/messages.md describes the message."
 
@@ -58,8 +59,8 @@ def parse_message(message: object, most_people: int | None = None) -> Pose2d:
     if type(message.get("v")) is not int or message["v"] != VERSION:
         raise _wrong("v", message.get("v"), f"{VERSION}", "Send messages of the version that this edgelift knows.")
     stream, clock, name = message.get("stream"), message.get("clock"), message.get("skeleton")
-    if type(stream) is not str or not stream.isprintable() or not stream:
-        raise _wrong("stream", stream, "a name of printable characters")
+    if type(stream) is not str or not stream.isprintable() or not 0 < len(stream) <= LONGEST_NAME:
+        raise _wrong("stream", stream, f"a name of 1 to {LONGEST_NAME} printable characters")
     if type(clock) is not str or clock not in CLOCKS:
         raise _wrong("clock", clock, f"one of {', '.join(CLOCKS)}")
     if type(name) is not str or name not in SKELETONS:
@@ -125,7 +126,7 @@ def _known(flat: list[float], ids: Ids, joints: int) -> tuple[Float32, Ids]:
         _check_ranges(out, known)
     if not known.all():
         out[~known] = MISSING
-        seen = known.any(-1)
+        seen = np.logical_or.reduce(known, -1)
         out, ids = out[seen], ids and tuple(number for number, there in zip(ids, seen, strict=True) if there)
     return out, ids
 
@@ -177,18 +178,23 @@ def read_pose2d(path: Path) -> Recording:
     A view is named after its stream or, where several files hold streams of one name, after its file. Times are the
     messages' own; on a clock other than `recording` they count from the earliest frame of all views.
     """
-    streams = [_Stream(file, name, frames) for file in _files(path) for name, frames in _read_file(file).items()]
-    names = _name_views(path, streams)
-    skeletons = {frame.skeleton.name for stream in streams for frame in stream.frames}
-    clocks = {frame.clock for stream in streams for frame in stream.frames}
+    streams = read_streams(path)
+    skeletons = {frame.skeleton.name for _, frames in streams for frame in frames}
+    clocks = {frame.clock for _, frames in streams for frame in frames}
     for what, found in (("skeleton", skeletons), ("clock", clocks)):
         if len(found) > 1:
             raise EdgeliftError(
                 str(path), f"{what}s {', '.join(sorted(found))}", f"one {what}", f"Convert each {what} by itself."
             )
-    start = 0 if clocks == {"recording"} else min(stream.frames[0].t_ns for stream in streams)
-    views = tuple(_view(name, stream.frames, start) for name, stream in zip(names, streams, strict=True))
+    start = 0 if clocks == {"recording"} else min(frames[0].t_ns for _, frames in streams)
+    views = tuple(_view(name, frames, start) for name, frames in streams)
     return Recording(views, skeleton(skeletons.pop()), path.resolve().stem if path.is_file() else path.resolve().name)
+
+
+def read_streams(path: Path) -> list[tuple[str, list[Pose2d]]]:
+    """Return the messages of a file or folder as they are, by stream, named as `read_pose2d` names its views."""
+    streams = [_Stream(file, name, frames) for file in _files(path) for name, frames in _read_file(file).items()]
+    return [(name, stream.frames) for name, stream in zip(_name_views(path, streams), streams, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -49,11 +49,18 @@ def _job(detector: str, source: str, name: str | None, at_rate: bool, mirrored: 
     if device is not None:
         source, own = device[1], f"camera{device[1]}"
     else:
-        own = (urlsplit(source).hostname or "camera0") if live else Path(source).stem
+        own = _host(source) if live else Path(source).stem
     stream = own if name is None else name
     if not stream.isprintable() or not stream or "/" in stream:
         raise EdgeliftError("stream name", repr(stream), "printable characters without /", "Give another with --name.")
     return Job(detector, source, live, stream, at_rate, mirrored)
+
+
+def _host(source: str) -> str:
+    try:
+        return urlsplit(source).hostname or "camera0"
+    except ValueError as error:
+        raise EdgeliftError("camera", f"{source!r} ({error})", "rtsp://HOST/PATH", "Correct the address.") from error
 
 
 def _check_target(target: str) -> None:

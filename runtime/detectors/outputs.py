@@ -7,11 +7,13 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.files import replaced
 from edgelift.runtime.address import Address, parse_address
+from edgelift.runtime.connections import udp_socket
 
 Write = Callable[[bytes], object]
 
@@ -40,15 +42,36 @@ def open_output(target: str, keep: bool) -> Iterator[Write]:
 @contextmanager
 def _file(path: Path, keep: bool) -> Iterator[Write]:
     failure = None
-    with replaced(path) as part, part.open("wb") as file:
+    with replaced(path) as part, part.open("wb", buffering=0) as file:
+        lines = _Lines(file)
         try:
-            yield file.write
-        except EdgeliftError as error:
-            if not (keep and file.tell()):
-                raise
-            failure = error
+            yield lines.write
+        except (EdgeliftError, OSError) as error:
+            failure = error if isinstance(error, EdgeliftError) else _no_room(path, error, keep)
+            if not (keep and lines.whole):
+                raise failure from error
+            file.truncate(lines.whole)
     if failure is not None:
         raise failure
+
+
+class _Lines:
+    """Lines on a file that does not buffer. whole: bytes of those that found room."""
+
+    def __init__(self, file: FileIO) -> None:
+        self.file = file
+        self.whole = 0
+
+    def write(self, line: bytes) -> None:
+        left = memoryview(line)
+        while left:
+            left = left[self.file.write(left) :]
+        self.whole += len(line)
+
+
+def _no_room(path: Path, error: OSError, keep: bool) -> EdgeliftError:
+    remedy = "What came before is in the file. Make room." if keep else "Make room."
+    return EdgeliftError(str(path), f"{error.strerror or error}", "a file that can be written", remedy)
 
 
 def _write_stdout(line: bytes) -> None:
@@ -64,15 +87,14 @@ def _write_stdout(line: bytes) -> None:
 
 def _connected(address: Address) -> socket.socket:
     datagrams = address.scheme == "udp"
-    kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
     try:
         if not datagrams:
             connected = socket.create_connection((address.host, address.port))
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return connected
-        family, *_, where = socket.getaddrinfo(address.host, address.port, type=kind)[0]
-        connected = socket.socket(family, kind)
-        connected.connect(where)
+        connected = udp_socket(address)
+        connected.setblocking(True)
+        connected.connect((address.host, address.port))
     except OSError as error:
         raise EdgeliftError(
             address.text, f"{error.strerror or error}", "somebody who listens there", "Start the reader first."

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from edgelift.runtime.detectors.outputs import Write
 
 WORKER = Path(__file__).with_name("worker.py")
 CHATTER = re.compile(r"\s*$|[IW]\d{4} |INFO|WARNING|\[ ?(INFO|WARN)")  # log lines that say nothing about a failure
+KEPT_LINES = 50  # of what a process says on standard error
 PATIENCE_S = 5.0  # for a process that was told to end
 
 
@@ -98,12 +100,12 @@ def detect(python: Path, job: Job, write: Write, tell: Tell, worker: Path = WORK
     found = Detected()
     tell(0, None, f"starting {job.detector}")
     try:
-        with _started(job.command(python, worker)) as (process, errors):
+        with _started(job.command(python, worker)) as (process, complaints):
             for line in _whole_lines(process):
                 _take(line, found, job, write)
                 tell(found.frames, found.announced, job.stream)
             if process.wait():
-                raise _died(job, process.returncode, errors)
+                raise _died(job, process.returncode, complaints.last_word())
     except KeyboardInterrupt:
         if not job.live:
             raise
@@ -111,25 +113,44 @@ def detect(python: Path, job: Job, write: Write, tell: Tell, worker: Path = WORK
 
 
 @contextmanager
-def _started(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """Start the process and end it with the block, however that ends; yield it and the file of what it complains.
+def _started(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], _Complaints]]:
+    """Start the process and end it with the block, however that ends; yield it and what it complains of.
 
     Its session is its own, so that Ctrl-C in a terminal reaches edgelift alone, which decides what it means.
     """
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
-        ) as process,
-    ):
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        complaints = _Complaints(process.stderr)
         try:
-            yield process, errors
+            yield process, complaints
         finally:
             process.terminate()
             try:
                 process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+            complaints.thread.join(PATIENCE_S)
+
+
+class _Complaints:
+    """The newest lines of a process's standard error: a camera's decoder may complain for weeks."""
+
+    def __init__(self, errors: IO[bytes] | None) -> None:
+        assert errors is not None
+        self.errors, self.lines = errors, deque[bytes](maxlen=KEPT_LINES)
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        while line := self.errors.readline(4096):
+            self.lines.append(line)
+
+    def last_word(self) -> str:
+        """Return the newest line that says something."""
+        self.thread.join(PATIENCE_S)
+        told = (line.decode(errors="replace").strip() for line in reversed(self.lines))
+        return next((line for line in told if not CHATTER.match(line)), "no message")
 
 
 def _whole_lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
@@ -158,11 +179,8 @@ def _take(line: bytes, found: Detected, job: Job, write: Write) -> None:
         found.count(message.seq, len(message.keypoints))
 
 
-def _died(job: Job, code: int, errors: IO[bytes]) -> EdgeliftError:
+def _died(job: Job, code: int, said: str) -> EdgeliftError:
     """Return the error of a process that failed without saying why in so many words."""
-    errors.seek(0)
-    lines = errors.read().decode(errors="replace").splitlines()
-    said = next((line.strip() for line in reversed(lines) if not CHATTER.match(line)), "no message")
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     return EdgeliftError(
         f"detector {job.detector} on {job.shown}", f"{said} ({how})", "a process that runs to the end",

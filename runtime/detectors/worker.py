@@ -198,13 +198,15 @@ def _camera(capture: Any, source: str) -> Iterator[Shot]:
 
     def watch() -> None:
         seq = 0
-        while capture.grab():
-            t_ns = time.time_ns()
-            decoded, image = capture.retrieve()
-            if decoded:
-                _replace(newest, Shot(seq, t_ns, image))
-            seq += 1
-        newest.put(None)
+        try:
+            while capture.grab():
+                t_ns = time.time_ns()
+                decoded, image = capture.retrieve()
+                if decoded:
+                    _replace(newest, Shot(seq, t_ns, image))
+                seq += 1
+        finally:  # whatever OpenCV raises, the detector waits no longer
+            newest.put(None)
 
     threading.Thread(target=watch, daemon=True).start()
     while (shot := newest.get()) is not None:

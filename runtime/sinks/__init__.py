@@ -17,7 +17,7 @@ SCHEMES = ("udp", "tcp", "tcp-listen", "zmq", "zmq-connect", "ws", "rerun")
 
 def open_sink(target: str, live: Live) -> Sink:
     """Make the sink that a user names: `-`, a file by its suffix, or an address by its scheme. Not opened yet."""
-    if target == "-" or target.endswith(".jsonl"):
+    if target == "-" or target.lower().endswith(".jsonl"):
         from edgelift.runtime.sinks.jsonl import JsonLines
 
         return JsonLines(target)

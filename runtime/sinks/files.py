@@ -1,8 +1,8 @@
 """Poses to a file, by its suffix: .trc, .c3d and .bvh (one person each), .csv and .npz (everybody).
 
 While the stream runs, frames go to a spool beside the target (`.NAME.spool`); the file itself is written when the sink
-closes, however the stream ended, and appears whole. A process that is killed leaves the spool, until the next one that
-writes there.
+closes, however the stream ended, and appears whole. A process that is killed leaves the spool; the next one that writes
+there keeps it as `NAME.rows.npy`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgelift.poses.errors import EdgeliftError, missing_extra
-from edgelift.poses.files import replaced
+from edgelift.poses.files import replaced, unused
 from edgelift.poses.formats.blocks import BLOCK
 from edgelift.poses.formats.bvh import write_bvh
 from edgelift.poses.formats.c3d import write_c3d
 from edgelift.poses.formats.trc import write_trc
 from edgelift.runtime.frames import CONFIDENCE_DECIMALS, XYZ_DECIMALS, CoordinateFrame, LiftedFrame
-from edgelift.runtime.sinks.spool import Rows, Spool
+from edgelift.runtime.sinks.spool import Rows, Spool, rescued
 from edgelift.runtime.sinks.takes import Take, takes
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class FileSink:
         if self.path.is_dir():
             raise EdgeliftError(self.name, "a folder", "a file's name", "Choose another --sink.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if rescued(self._spool.path, kept := unused(self.path.with_name(f"{self.path.name}.rows.npy"))):
+            self.notes.append(f"{kept}: what a process that was killed left")
         self._spool.open()
         return self
 
@@ -80,7 +82,7 @@ class FileSink:
             else:
                 self._write(_Content(self.path, rows, spool.streams, spool.skeleton, spool.frame, self.notes))
         except BaseException as error:
-            kept = self.path.with_name(f"{self.path.name}.rows.npy")
+            kept = unused(self.path.with_name(f"{self.path.name}.rows.npy"))
             self._spool.path.replace(kept)
             if not isinstance(error, Exception):
                 raise
@@ -116,16 +118,17 @@ def _write_trc(content: _Content) -> None:
 
 def _write_c3d(content: _Content) -> None:
     def write(path: Path, take: Take) -> str:
-        start_s, interval_s, poses = take.regular()
+        start_s, interval_s, poses, absent = take.regular()
         write_c3d(path, poses, 1 / interval_s, content.skeleton.joints)
-        return f"{poses.shape[0]} frames from {round(start_s, 3) + 0.0:.3f} s, {1 / interval_s:.5g} a second"
+        gaps = f", {absent} of them in gaps, which are invalid points" if absent else ""
+        return f"{poses.shape[0]} frames from {round(start_s, 3) + 0.0:.3f} s, {1 / interval_s:.5g} a second{gaps}"
 
     _write_each(content, write)
 
 
 def _write_bvh(content: _Content) -> None:
     def write(path: Path, take: Take) -> str:
-        start_s, interval_s, poses = take.regular()
+        start_s, interval_s, poses, _ = take.regular()
         filled = write_bvh(path, poses, interval_s, content.skeleton)
         repeats = f", {filled} of them in gaps, which repeat the pose before" if filled else ""
         return f"{poses.shape[0]} frames from {round(start_s, 3) + 0.0:.3f} s, {1 / interval_s:.5g} a second{repeats}"

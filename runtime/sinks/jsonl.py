@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.files import unused
 from edgelift.runtime.frames import LiftedFrame
 
 
@@ -19,8 +19,6 @@ class JsonLines:
     than the loop: then the loop waits for whoever reads it.
     """
 
-    notes: Sequence[str] = ()
-
     def __init__(self, target: str) -> None:
         self.name = target
         self.lost = 0
@@ -28,10 +26,17 @@ class JsonLines:
         self.part = None if self.path is None else self.path.with_name(f".{self.path.name}.part")
         self.descriptor = sys.stdout.fileno() if self.path is None else -1
         self.length = 0
+        self.notes: list[str] = []
 
     def __enter__(self) -> JsonLines:
-        if self.part is not None:
+        if self.part is not None and self.path is not None:
+            if self.path.is_dir():
+                raise EdgeliftError(self.name, "a folder", "a file's name", "Choose another --sink.")
             self.part.parent.mkdir(parents=True, exist_ok=True)
+            if self.part.is_file() and self.part.stat().st_size:
+                kept = unused(self.path.with_name(f"{self.path.stem}.killed.jsonl"))
+                os.replace(self.part, kept)
+                self.notes.append(f"{kept}: what a process that was killed left")
             self.descriptor = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         return self
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.poses.errors import EdgeliftError, missing_extra
-from edgelift.poses.files import replaced
+from edgelift.poses.files import replaced, unused
 from edgelift.poses.skeletons import Skeleton
 from edgelift.runtime.address import Address, parse_address
 from edgelift.runtime.frames import LiftedFrame, Seen
@@ -169,8 +169,7 @@ class _Parts:
                 stream = LazyChunkStream.from_iter(self._chunks())
                 stream.write_rrd(temporary, application_id=APPLICATION, recording_id=number)
         except BaseException as error:
-            kept = self.path.with_name(f"{self.path.name}.parts")
-            shutil.rmtree(kept, ignore_errors=True)
+            kept = unused(self.path.with_name(f"{self.path.name}.parts"))
             self.folder.rename(kept)
             if not isinstance(error, Exception):
                 raise
@@ -300,6 +299,7 @@ class _Log:
         shown = set(ids)
         for person in self.shown.get((room, stream), set()) - shown:
             self._put((room, stream, str(person)), self.rr.Clear(recursive=True))
+            self.known.discard((room, stream, str(person)))
         self.shown[room, stream] = shown
 
     def _put(self, path: tuple[str, ...], what: Any, static: bool = False) -> None:

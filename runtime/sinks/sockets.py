@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.address import Address
 from edgelift.runtime.connections import MOST_PEERS, Caller, listening_socket, udp_socket
 from edgelift.runtime.counts import Live
@@ -30,7 +31,16 @@ class UdpSink:
 
     def __enter__(self) -> UdpSink:
         self.socket = udp_socket(self.address)
-        self.socket.connect((self.address.host, self.address.port))
+        try:
+            self.socket.connect((self.address.host, self.address.port))
+        except OSError as error:
+            self.socket.close()
+            raise EdgeliftError(
+                self.name,
+                f"{error.strerror or error}",
+                "a host that can be reached",
+                "Check its name, and the network.",
+            ) from error
         return self
 
     def write(self, lifted: LiftedFrame) -> None:
@@ -161,7 +171,10 @@ class ZmqSink:
     def __init__(self, address: Address) -> None:
         self.name, self.address = address.text, address
         self.lost = 0
-        self.json = address.options.get("format", "msgpack") == "json"
+        wanted = address.options.get("format", "msgpack")
+        if wanted not in ("json", "msgpack"):
+            raise EdgeliftError(f"address {address.text!r}", f"format {wanted!r}", "json or msgpack", "Correct it.")
+        self.json = wanted == "json"
 
     def __enter__(self) -> ZmqSink:
         self.socket: zmq.Socket[bytes] = open_socket("PUB", self.address, self.address.scheme == "zmq")

@@ -26,6 +26,33 @@ def row_type(joints: int) -> np.dtype[Any]:
     return np.dtype(fields)
 
 
+def rescued(spool: Path, kept: Path) -> bool:
+    """Whether a process that was killed left rows in a spool: they are then whole, and under another name."""
+    if not spool.is_file():
+        return False
+    with spool.open("r+b") as file:
+        try:
+            np.lib.format.read_magic(file)
+            row = np.lib.format.read_array_header_1_0(file)[2]
+        except ValueError:  # nothing came before it was killed
+            return False
+        start = file.tell()
+        count = (spool.stat().st_size - start) // row.itemsize
+        file.seek(0)
+        file.write(_header(row, count))
+        file.truncate(start + count * row.itemsize)
+    spool.replace(kept)
+    return True
+
+
+def _header(row: np.dtype[Any], count: int) -> bytes:
+    # numpy leaves room for any count, so that the header can be written again in place
+    facts = {"descr": np.lib.format.dtype_to_descr(row), "fortran_order": False, "shape": (count,)}
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, facts)
+    return header.getvalue()
+
+
 class Spool:
     """The rows of one stream or more, in a file that is `.npy` once it is finished: numpy.load reads it.
 
@@ -72,21 +99,14 @@ class Spool:
         if not count:  # nothing cannot be mapped
             return np.empty(0, self._type)
         with self.path.open("r+b") as file:
-            file.write(self._header(count))
+            file.write(_header(self._type, count))
         return np.asarray(np.memmap(self.path, self._type, "r", self._start, (count,)))
 
     def _begin(self, lifted: LiftedFrame) -> None:
         self._type = row_type(len(lifted.skeleton.joints))
-        self._write(self._header(0))
+        self._write(_header(self._type, 0))
         self._start = self._size
         self.skeleton, self.frame = lifted.skeleton, lifted.frame
-
-    def _header(self, count: int) -> bytes:
-        # numpy leaves room for any count, so that the header can be written again in place
-        facts = {"descr": np.lib.format.dtype_to_descr(self._type), "fortran_order": False, "shape": (count,)}
-        header = BytesIO()
-        np.lib.format.write_array_header_1_0(header, facts)
-        return header.getvalue()
 
     def _number(self, stream: str) -> int:
         if stream not in self._numbers:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.blocks import Poses
-from edgelift.poses.windows import SNAP_S, plan
+from edgelift.poses.windows import MAX_GAP_S, SNAP_S, plan
 from edgelift.runtime.frames import CoordinateFrame, Float32
 from edgelift.runtime.sinks.spool import Rows
 
@@ -21,6 +21,7 @@ Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
 S_PER_NS = np.float64(1e-9)
+GAP = 2.5  # intervals between two frames of which the one in between was lost
 MAX_FRAMES = 10_000_000  # of a regular grid: four days at 30 a second
 
 
@@ -58,11 +59,11 @@ class Take:
         seconds: Float64 = self.t_ns * S_PER_NS
         return seconds, _Cut(self._shape(len(row)), cut)
 
-    def regular(self) -> tuple[float, float, Poses]:
+    def regular(self) -> tuple[float, float, Poses, int]:
         """When it starts, the interval (the stream's median one), both in seconds, and poses at it, metres, Z-up.
 
         Linearly interpolated in time, the last one as recorded; NaN where two poses are farther apart than
-        windows.MAX_GAP_S.
+        windows.MAX_GAP_S, or GAP intervals of a slow stream. The last number is how many of them are NaN.
         """
         interval_s = float(np.median(np.diff(self.t_ns))) * S_PER_NS
         seconds = (self.seen_ns - self.seen_ns[0]) * S_PER_NS
@@ -72,7 +73,7 @@ class Take:
                 f"person {self.person} of {self.stream}", f"{seconds[-1]:.0f} s in steps of {interval_s:.4f} s",
                 f"{MAX_FRAMES} frames at most", "Its clock jumped; .csv and .npz keep the times as they are.",
             )  # fmt: skip
-        grid = plan(seconds, count, interval_s, last=1)
+        grid = plan(seconds, count, interval_s, last=1, max_gap_s=max(MAX_GAP_S, GAP * interval_s))
         lower, upper, along, empty = (part[0] for part in (grid.lower, grid.upper, grid.along, grid.empty))
 
         def cut(frames: slice) -> Float32:
@@ -83,7 +84,7 @@ class Take:
             return poses
 
         start_s = float(self.seen_ns[-1] * S_PER_NS) - (count - 1) * interval_s
-        return start_s, interval_s, _Cut(self._shape(count), cut)
+        return start_s, interval_s, _Cut(self._shape(count), cut), int(empty.sum())
 
     def _shape(self, frames: int) -> tuple[int, ...]:
         return (frames, *self.rows["xyz"].shape[1:])

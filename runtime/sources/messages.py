@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.errors import EdgeliftError, missing_extra
 from edgelift.poses.formats.pose2d import parse_message
 from edgelift.runtime.counts import Live
 from edgelift.runtime.frames import Frame
@@ -52,7 +52,7 @@ class Decoder:
             return None
         try:
             told = parse_message(_loads(message), self.limits.people)
-        except (EdgeliftError, ValueError, RecursionError) as error:  # ValueError: what the two decoders raise
+        except (EdgeliftError, ValueError, TypeError, RecursionError) as error:  # what the two decoders raise
             self.live.counts.malformed += 1
             self.live.complaints.add(f"{self.source}: malformed message", error)
             return None
@@ -88,8 +88,10 @@ def _loads(message: bytes) -> Any:
             return orjson.loads(message)  # a tenth of json.loads
         except orjson.JSONDecodeError:
             return json.loads(message)  # many a detector writes NaN, which Python takes for JSON
-    import msgpack
-
+    try:
+        import msgpack
+    except ModuleNotFoundError as error:  # this one is no JSON; whether any other is MessagePack is not known
+        raise missing_extra("msgpack", "stream") from error
     return msgpack.unpackb(message, strict_map_key=False)
 
 

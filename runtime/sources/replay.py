@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,7 @@ from numpy.typing import NDArray
 from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.openpose import read_openpose
-from edgelift.poses.formats.pose2d import read_pose2d
-from edgelift.poses.recordings import Recording
+from edgelift.poses.formats.pose2d import Pose2d, read_streams
 from edgelift.poses.sessions import Session, load_session
 from edgelift.poses.skeletons import Skeleton, skeleton
 from edgelift.runtime.counts import Live
@@ -24,9 +24,58 @@ CLOCK = "recording"  # t_ns counts on the recording's own timeline
 Size = tuple[int, int]
 
 
+class Track(Protocol):
+    """One camera's frames, to be replayed."""
+
+    @property
+    def stream(self) -> str:
+        """Its name."""
+
+    @property
+    def camera(self) -> Camera | None:
+        """Which one, where the file tells it."""
+
+    @property
+    def size(self) -> Size | None:
+        """Of the images, (width, height) in pixels, where it is known."""
+
+    @property
+    def t_ns(self) -> NDArray[np.int64]:
+        """(frames,) times, rising."""
+
+    def frame(self, seq: int, arrived_ns: int) -> Frame:
+        """Return one of the frames, by its place."""
+
+
 @dataclass(frozen=True, eq=False)
-class Track:
-    """One camera's frames, to be replayed. people: for each frame float32 (people, joints, 3); camera: if known."""
+class MessageTrack:
+    """The messages of one stream, replayed as they were sent."""
+
+    stream: str
+    messages: Sequence[Pose2d]
+    camera: Camera | None = None
+
+    @property
+    def size(self) -> Size | None:
+        """As the first message tells it."""
+        return self.messages[0].size
+
+    @property
+    def t_ns(self) -> NDArray[np.int64]:
+        """The messages' own."""
+        return np.array([message.t_ns for message in self.messages], np.int64)
+
+    def frame(self, seq: int, arrived_ns: int) -> Frame:
+        """Return a message as a frame."""
+        told = self.messages[seq]
+        return Frame(
+            self.stream, told.seq, told.t_ns, told.clock, told.skeleton, told.keypoints, told.ids, told.size, arrived_ns
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayTrack:
+    """Frames of a file without messages. people: for each frame float32 (people, joints, 3)."""
 
     stream: str
     timestamps: NDArray[np.float64]
@@ -36,12 +85,24 @@ class Track:
     camera: Camera | None
     ids: tuple[int, ...] | None
 
+    @property
+    def t_ns(self) -> NDArray[np.int64]:
+        """On the recording's own timeline."""
+        return np.rint(self.timestamps * 1e9).astype(np.int64)
 
-def session_tracks(session: Session, chosen: Sequence[str] = ()) -> list[Track]:
+    def frame(self, seq: int, arrived_ns: int) -> Frame:
+        """Return one of the frames; its number is its place."""
+        people = np.asarray(self.people[seq], np.float32)
+        ids = self.ids if len(people) else ()
+        t_ns = round(float(self.timestamps[seq]) * 1e9)
+        return Frame(self.stream, seq, t_ns, CLOCK, self.skeleton, people, ids, self.size, arrived_ns)
+
+
+def session_tracks(session: Session, chosen: Sequence[str] = ()) -> list[ArrayTrack]:
     """Return the views of a session, or those of the chosen cameras; its person is number 0."""
     views = [session.view(name) for name in chosen or session.camera_names]
     return [
-        Track(
+        ArrayTrack(
             stream=session.camera_names[view],
             timestamps=session.timestamps + session.time_offset_s[view],
             people=session.keypoints[view][:, None],
@@ -54,19 +115,14 @@ def session_tracks(session: Session, chosen: Sequence[str] = ()) -> list[Track]:
     ]
 
 
-def recording_tracks(recording: Recording, chosen: Sequence[str] = ()) -> list[Track]:
-    """Return the views of a recording, or the chosen ones; who its people are is not known."""
-    names = [view.name for view in recording.views]
+def _chosen(path: Path, tracks: Sequence[Track], chosen: Sequence[str]) -> list[Track]:
+    names = [track.stream for track in tracks]
     unknown = [name for name in chosen if name not in names]
     if unknown:
         raise EdgeliftError(
-            f"views of {recording.name}", ", ".join(unknown), f"some of {', '.join(names)}", "Give these to --camera."
+            f"views of {path.name}", ", ".join(unknown), f"some of {', '.join(names)}", "Give these to --camera."
         )
-    return [
-        Track(view.name, view.timestamps, view.people, recording.skeleton, None, None, None)
-        for view in recording.views
-        if not chosen or view.name in chosen
-    ]
+    return [track for track in tracks if not chosen or track.stream in chosen]
 
 
 def read_tracks(path: Path, chosen: Sequence[str], skeleton_name: str | None, fps: float | None) -> list[Track]:
@@ -79,14 +135,16 @@ def read_tracks(path: Path, chosen: Sequence[str], skeleton_name: str | None, fp
     if given and not openpose:
         raise EdgeliftError(f"--source {path}", f"{' and '.join(given)} as well", "files that say it", "Leave it out.")
     if path.suffix == ".npz":
-        return session_tracks(load_session(path), chosen)
+        return [*session_tracks(load_session(path), chosen)]
     if not openpose:
-        return recording_tracks(read_pose2d(path), chosen)
+        return _chosen(path, [MessageTrack(name, messages) for name, messages in read_streams(path)], chosen)
     if skeleton_name is None or fps is None:
         raise EdgeliftError(
             f"--source {path}", "a folder of OpenPose JSON, which says neither", "--skeleton and --fps", "Give both."
         )
-    return recording_tracks(read_openpose(path, skeleton(skeleton_name), fps), chosen)
+    found = read_openpose(path, skeleton(skeleton_name), fps)
+    views = [ArrayTrack(v.name, v.timestamps, v.people, found.skeleton, None, None, None) for v in found.views]
+    return _chosen(path, views, chosen)
 
 
 class Replay:
@@ -101,8 +159,7 @@ class Replay:
         if rate is not None and not rate > 0:
             raise EdgeliftError("--rate", f"{rate}", "a positive factor", "Give 1 for the recording's own rate.")
         self.name, self.tracks, self.live, self.rate = name, tracks, live, rate
-        times = [np.rint(track.timestamps * 1e9).astype(np.int64) for track in tracks]
-        order = [(int(t), number, seq) for number, own in enumerate(times) for seq, t in enumerate(own)]
+        order = [(int(t), number, seq) for number, track in enumerate(tracks) for seq, t in enumerate(track.t_ns)]
         self.order = sorted(order)
         self.place = 0
         self.started_ns: int | None = None
@@ -126,11 +183,11 @@ class Replay:
         moment = self.order[self.place][0]
         frames: list[Frame] = []
         while self.place < len(self.order):
-            t_ns, number, seq = self.order[self.place]
+            t_ns, number, place = self.order[self.place]
             due = now if self.rate is None else self._due(t_ns)
             if due > now or (self.rate is None and t_ns > moment):
                 break
-            frames.append(self._frame(self.tracks[number], seq, t_ns, due))
+            frames.append(self.tracks[number].frame(place, due))
             self.place += 1
         self.ended = self.place == len(self.order)
         self.live.counts.frames += len(frames)
@@ -143,10 +200,3 @@ class Replay:
         assert self.rate is not None
         assert self.started_ns is not None
         return self.started_ns + round((t_ns - self.order[0][0]) / self.rate)
-
-    def _frame(self, track: Track, seq: int, t_ns: int, arrived_ns: int) -> Frame:
-        people = np.asarray(track.people[seq], np.float32)
-        return Frame(
-            track.stream, seq, t_ns, CLOCK, track.skeleton, people, track.ids if len(people) else (), track.size,
-            arrived_ns,
-        )  # fmt: skip

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from edgelift.poses.errors import missing_extra
 from edgelift.runtime.address import Address
@@ -33,7 +34,9 @@ class WebSocketSource:
             from websockets.sync.client import connect
         except ModuleNotFoundError as error:
             raise missing_extra("websockets", "stream") from error
-        self.name = address.text
+        self.name = address.text.partition("?")[0]  # without the token, which is nobody's but the server's
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        self.uri = f"ws://{host}:{address.port}/" + (f"?{query}" if (query := urlencode(address.options)) else "")
         self.live, self.limits = live, limits
         self.decoder = Decoder(self.name, limits, live)
         self.connect: Any = connect
@@ -80,7 +83,7 @@ class WebSocketSource:
         while not self.stopping.is_set():
             try:
                 # no proxy: what the environment names for web pages has nothing to do with a camera
-                with self.connect(self.name, max_size=self.limits.message_bytes, proxy=None) as self.connection:
+                with self.connect(self.uri, max_size=self.limits.message_bytes, proxy=None) as self.connection:
                     log.info("%s: connected", self.name)
                     wait_s = BACK_OFF_S[0]
                     self._read()

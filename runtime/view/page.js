@@ -7,16 +7,18 @@ const WINDOW_S = 5; // that the meters look back
 const STALE_S = 2; // without a frame, before the page says so
 const RETRY_S = [0.5, 5]; // the first wait before connecting again, and the longest; doubled in between
 const TRAIL = 90; // places of a root that are kept
+const MOST_STREAMS = 64; // shown; beyond, the one heard of longest ago goes
+const FAR = 1e6; // metres or pixels: nothing is there
 
 // Newest message of each stream. `live` goes on while the picture is held; `shown` is what is drawn.
 const live = new Map();
 let shown = live;
 let selected = null; // name of the stream whose poses are drawn; null: the first
 let received = 0, malformed = 0, lastAt = 0;
-const trails = new Map();
+const trails = new Map(), heardAt = new Map(); // by stream
 
 const listOf = value => Array.isArray(value) ? value : [];
-const finite = p => Array.isArray(p) && p.every(Number.isFinite);
+const finite = (p, length = 3) => Array.isArray(p) && p.length === length && p.every(v => Number.isFinite(v) && Math.abs(v) < FAR);
 const hue = id => HUES[(((id | 0) % HUES.length) + HUES.length) % HUES.length];
 const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 let colours;
@@ -35,12 +37,22 @@ function current() { return shown.get(selected) ?? shown.values().next().value; 
 function accept(text) {
   let message;
   try { message = JSON.parse(text); } catch { message = null; }
-  if (message?.type !== "pose3d" || !Array.isArray(message.persons)) { malformed += 1; return null; }
+  const whole = message?.type === "pose3d" && typeof message.stream === "string" && Array.isArray(message.persons);
+  if (!whole) { malformed += 1; return null; }
   tidy(message);
-  const name = String(message.stream);
-  if (!live.has(name)) live.set(name, message), listStreams();
-  live.set(name, message);
+  if (!live.has(message.stream)) {
+    if (live.size === MOST_STREAMS) forgetOldest();
+    live.set(message.stream, message);
+    listStreams();
+  }
+  live.set(message.stream, message);
+  heardAt.set(message.stream, performance.now());
   return message;
+}
+
+function forgetOldest() {
+  const [oldest] = [...heardAt].reduce((first, entry) => entry[1] < first[1] ? entry : first);
+  for (const known of [live, trails, heardAt]) known.delete(oldest);
 }
 
 /** Whoever sent it, every list that is drawn from is one. */
@@ -51,7 +63,7 @@ function tidy(message) {
     person.flags = listOf(person.flags);
     person.seen_by = Array.isArray(person.seen_by) ? person.seen_by : null;
   }
-  message.views = listOf(message.views).filter(seen => seen?.stream !== undefined);
+  message.views = listOf(message.views).filter(seen => typeof seen?.stream === "string");
   for (const seen of message.views) seen.persons = listOf(seen.persons).filter(person => Array.isArray(person?.kpts));
 }
 
@@ -185,8 +197,8 @@ function receive(text) {
   if (!message) return;
   received += 1;
   lastAt = performance.now();
-  if (selected === null || selected === String(message.stream)) {
-    selected ??= String(message.stream);
+  if (selected === null || selected === message.stream) {
+    selected ??= message.stream;
     samples.push(sample(lastAt / 1000, message));
     if (samples.length > 4096) samples = samples.slice(-2048);
   }
@@ -255,15 +267,19 @@ function runLive() {
 // ---- a recording: its lines stay text, because parsed they would take ten times the memory
 
 function indexRecording(text) {
-  const index = [];
-  let offset = 0, last = 0;
+  const index = [], offsets = new Map(), newest = new Map(); // by stream: clocks may be each camera's own
+  let shared, last = 0;
   for (const raw of text.split("\n")) {
     const message = raw.trim() && accept(raw);
     if (!message) continue;
-    const told = (message.t_ns ?? 0) / 1e9;
-    if (!index.length || told + offset < last - 1) offset = last - told; // the clock began anew
+    const told = (message.t_ns ?? 0) / 1e9, stream = message.stream;
+    shared ??= -told;
+    let offset = offsets.get(stream) ?? (Math.abs(told + shared - last) <= 1 ? shared : last - told);
+    if (told + offset < (newest.get(stream) ?? -Infinity) - 1) offset = last - told; // the clock began anew
+    offsets.set(stream, offset);
+    newest.set(stream, told + offset);
     last = Math.max(last, told + offset);
-    index.push({ raw, at: last, stream: String(message.stream), seconds: sample(last, message) });
+    index.push({ raw, at: last, stream, seconds: sample(last, message) });
   }
   return index;
 }
@@ -283,7 +299,7 @@ function runRecording(index) {
     for (let k = first; k <= next; k++) leaveTrail(accept(index[k].raw));
     place = next;
     received = next + 1;
-    const stream = String(current().stream);
+    const stream = current().stream;
     const past = index.slice(Math.max(0, next - 2000), next + 1);
     samples = past.filter(entry => entry.stream === stream).map(entry => entry.seconds);
     invalidate();

@@ -174,7 +174,7 @@ function drawCamera(context, project) {
 }
 
 function drawTrails(context, project, message, people) {
-  const trail = trails.get(String(message.stream));
+  const trail = trails.get(message.stream);
   for (const { id } of people) {
     const places = trail?.get(id) ?? [];
     context.lineWidth = 2;
@@ -188,7 +188,7 @@ function drawTrails(context, project, message, people) {
 }
 
 function leaveTrail(message) {
-  const root = SKELETONS[message.skeleton]?.root ?? 0, stream = String(message.stream), old = trails.get(stream);
+  const root = SKELETONS[message.skeleton]?.root ?? 0, stream = message.stream, old = trails.get(stream);
   const kept = new Map(); // only of people who are there
   for (const { id, points } of peopleOf(message)) {
     const place = points[root];
@@ -343,7 +343,7 @@ function drawSeen(frame, seen, skeleton, count) {
 }
 
 function sizeOf(frame, seen) {
-  if (finite(seen.size) && seen.size.length === 2 && Math.min(...seen.size) > 0) return seen.size;
+  if (finite(seen.size, 2) && Math.min(...seen.size) > 0) return seen.size;
   for (const person of seen.persons) for (const p of person.kpts) if (finite(p)) {
     frame.extent = [Math.max(frame.extent[0], Math.ceil(p[0] / 64) * 64), Math.max(frame.extent[1], Math.ceil(p[1] / 64) * 64)];
   }
