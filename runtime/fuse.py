@@ -50,7 +50,7 @@ class _View:
     stream: PoseStream
     held: deque[_Held] = field(default_factory=lambda: deque(maxlen=HELD))
     heard_ns: int = 0
-    interval_s: float = LONGEST_INTERVAL_S  # between its last two frames
+    interval_s: float = MAX_GAP_S  # between its last two frames
 
     def patience_ns(self) -> float:
         """How long after its last frame the next one is waited for; after the start, who never was heard of."""
@@ -81,6 +81,7 @@ class Fuse:
         self.filters: dict[int, OneEuro] = {}
         self.started_ns: int | None = None
         self.astray: set[int] = set()
+        self.led_by: _View | None = None
         self.last_s = -np.inf
         self.count = 0
 
@@ -184,7 +185,7 @@ class Fuse:
         for place, view in enumerate(self.views):
             awaited = wait and not self._silent(view, now_ns)
             behind_s = newest_s - view.held[-1].at_s if view.held else 0.0
-            if abs(behind_s) > ASTRAY_S:
+            if abs(behind_s) > ASTRAY_S + view.interval_s:
                 self.astray.add(place)
                 if awaited:
                     where = "behind" if behind_s > 0 else "ahead of"
@@ -192,7 +193,9 @@ class Fuse:
                     self.live.complaints.add(f"view {view.camera.name}: clock", told)
             elif awaited:
                 ready_s = min(ready_s, view.held[-1].at_s if view.held else -np.inf)
-        return [held.at_s for held in leader.held if self.last_s + SYNC_S < held.at_s <= ready_s + SYNC_S]
+        after_s = self.last_s + (0.0 if leader is self.led_by else SYNC_S)  # another view's frame may be of that moment
+        self.led_by = leader
+        return [held.at_s for held in leader.held if after_s < held.at_s <= ready_s + SYNC_S]
 
     def _silent(self, view: _View, now_ns: int) -> bool:
         """Whether a view's next frame is late by more than one waits, or its first one since the start."""
@@ -304,7 +307,7 @@ class Fuse:
         leader = min(frames.values(), key=lambda held: abs(held.at_s - at_s)).frame
         confidence = np.nan_to_num(sights[..., 2])[:, whole].max(0) if whole else np.empty((0, xyz.shape[1]))
         return LiftedFrame(
-            stream="fused", seq=self.count - 1, t_ns=round(at_s * 1e9), clock=leader.clock,
+            stream="fused", seq=self.count - 1, t_ns=leader.t_ns, clock=leader.clock,
             skeleton=self.lifter.skeleton, frame="world", provider=self.lifter.backend.provider,
             lifter=self.lifter.name, ids=tuple(people[k][0].number for k in whole), xyz=xyz[whole].astype(np.float32),
             conf=confidence.astype(np.float32), flags=tuple(self._flags(people[k], frames) for k in whole),

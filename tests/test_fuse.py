@@ -361,6 +361,13 @@ def test_a_view_that_finds_somebody_new_in_every_frame_fills_no_memory(lifter: L
     assert len(line.association.persons) <= 74
 
 
+def test_a_moment_is_told_to_the_nanosecond(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    t_ns = 1_795_000_000_123_456_789  # since 1970: seconds in float64 hold 240 ns at best
+    [out] = pipeline(lifter, [session]).feed([replace(f, t_ns=t_ns) for f in frames([session], 0, now)])
+    assert out.t_ns == t_ns
+
+
 def test_a_stranger_stream_is_counted(lifter: Lifter, now: Now) -> None:
     [session] = crowd()
     line = pipeline(lifter, [session])

@@ -286,6 +286,7 @@ def test_streams_stay_within_bounds_when_a_lifter_of_another_kind_follows(
     other = Lifter(bundle)
     other.input = replace(other.input, frame_interval_s=0.1)
     pipeline.take_up(other)
+    assert not pipeline.streams  # their past was another one's input
     for i in range(100, 300):
         feed(pipeline, frame(session, 0, stream=f"s{i}"))
     assert len(pipeline.order.heard) <= 128

@@ -30,6 +30,7 @@ from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import skeleton
 from edgelift.poses.studio import StudioSettings, film
 from edgelift.runtime.counts import Live
+from edgelift.runtime.frames import LiftedFrame
 from edgelift.runtime.fuse import Fuse
 from edgelift.runtime.lifter import Lifter, StreamSettings
 from edgelift.runtime.sources import Inbox
@@ -49,12 +50,17 @@ def fuse(lifter: Lifter, session: Session) -> tuple[Float64, NDArray[np.int64]]:
     if pipeline is None:
         return alone(lifter, session), seen_by
     with Inbox([Replay("session", session_tracks(session), live, None)]) as inbox:
-        while not inbox.ended:
-            for lifted in pipeline.feed(inbox.wait()):
-                frame = int(np.argmin(np.abs(session.timestamps - lifted.t_ns / 1e9)))
-                if lifted.ids and lifted.seen_by is not None:
-                    poses[frame], seen_by[frame] = lifted.xyz[0], lifted.seen_by[0]
+        for lifted in _all(pipeline, inbox):
+            frame = int(np.argmin(np.abs(session.timestamps - lifted.t_ns / 1e9)))
+            if lifted.ids and lifted.seen_by is not None:
+                poses[frame], seen_by[frame] = lifted.xyz[0], lifted.seen_by[0]
     return poses, seen_by
+
+
+def _all(pipeline: Fuse, inbox: Inbox) -> Iterator[LiftedFrame]:
+    while not inbox.ended:
+        yield from pipeline.feed(inbox.wait())
+    yield from pipeline.rest()
 
 
 def alone(lifter: Lifter, session: Session) -> Float64:
@@ -81,12 +87,13 @@ def errors(lifter: Lifter, session: Session) -> dict[str, Float64]:
     assert own.poses is not None
     poses, _ = fuse(lifter, session)
     off = 1000 * np.linalg.norm(poses - own.poses, axis=-1)
-    found = {"fused, all joints": off}
+    found = {"fused, all joints": off, "fused, % of joints": 100.0 * np.isfinite(off)}
     if len(session.rig) > 1:
         plain = 1000 * np.linalg.norm(own.triangulate()[0] - own.poses, axis=-1)
         both = np.isfinite(plain) & np.isfinite(off)
         found |= {"fused": np.where(both, off, np.nan), "triangulated": np.where(both, plain, np.nan)}
-        found |= {"triangulated, share of joints": 1000.0 * np.isfinite(plain)}
+        found |= {"triangulated, % of joints": 100.0 * np.isfinite(plain)}
+        found |= {"of the triangulated, % fused": np.where(np.isfinite(plain), 100.0 * np.isfinite(off), np.nan)}
     return found
 
 

@@ -32,6 +32,7 @@ from edgelift.poses.rigs import read_rig
 
 HERTZ, FILMED = 120.0, 1200
 SAMPLE_S, TELL_S, WARM_UP_S = 5.0, 60.0, 60.0
+MOST_MIB_PER_HOUR = 4.0  # of memory: more is a leak
 MIDDLE = 30_000  # a frame whose number is known
 
 
@@ -86,6 +87,12 @@ class Memory(threading.Thread):
         return known | {"samples": len(self.samples)}
 
 
+def grows(memory: dict[str, Any]) -> bool:
+    """Whether a process surely gains more than MOST_MIB_PER_HOUR."""
+    slope, error = memory["slope_mib_per_hour"], memory["standard_error"]
+    return slope is not None and slope - 2 * error > MOST_MIB_PER_HOUR
+
+
 def line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
     """Slope of the line through points by least squares, and its standard error; NaN for fewer than three."""
     if len(x) < 3:
@@ -132,14 +139,17 @@ def paced(bundle: Path, data: Path, minutes: float, tell: Callable[[str], None])
         memory = Memory(loop)
         reading.start()
         memory.start()
+        latest_ns = 0
         for seq in range(count):
             for k, view in enumerate(views):
                 due = begun + round((seq + k / len(views)) * 1e9 / HERTZ)
                 time.sleep(max(0, due - time.perf_counter_ns()) / 1e9)
+                latest_ns = max(latest_ns, time.perf_counter_ns() - due)
                 sender.sendto(numbered(view[seq % FILMED], seq, time.perf_counter_ns()), (HOST, port))
             if seq % round(TELL_S * HERTZ) == 0 and seq:
                 minute = seq / HERTZ / 60
                 tell(f"{minute:.0f} min: {seen.frames} out, {seen.skipped} skipped, {memory.samples[-1][1]:.1f} MiB")
+        took_s = (time.perf_counter_ns() - begun) / 1e9
         time.sleep(1.0)
         ended.set()
         reading.join()
@@ -149,7 +159,15 @@ def paced(bundle: Path, data: Path, minutes: float, tell: Callable[[str], None])
     first, last = min(seen.minutes), max(seen.minutes)
     latencies = {f"minute {m + 1}, us": percentiles(seen.minutes[m]) for m in (first, last)}
     everything = percentiles(np.concatenate([np.array(part) for part in seen.minutes.values()]))
-    told = {"hertz": HERTZ, "cameras": len(rig), "minutes": minutes, "all, us": everything, **latencies}
+    told = {
+        "hertz": HERTZ,
+        "cameras": len(rig),
+        "minutes": minutes,
+        "frames_sent_per_second": round(count * len(rig) / took_s, 2),
+        "latest_sent_ms": round(latest_ns / 1e6, 1),
+        "all, us": everything,
+        **latencies,
+    }
     return told | balance(count * len(rig), seen, loop, memory)
 
 
@@ -295,7 +313,8 @@ def main() -> None:
             show(part, result[part])
     write(result, "soak", options.output)
     parts = [result[part] for part in ("paced", "fast") if part in result]
-    raise SystemExit(any(part["lost"] or part["twice_or_late"] or part["exit_code"] for part in parts))
+    bad = [part["lost"] or part["twice_or_late"] or part["exit_code"] or grows(part["memory"]) for part in parts]
+    raise SystemExit(any(bad))
 
 
 if __name__ == "__main__":
