@@ -138,6 +138,9 @@ class Fuse:
             return
         if said == "new" and view.held:
             self._forget(place)
+            if view is self.led_by and frame.t_ns / 1e9 >= self.last_s - ASTRAY_S:  # by more, all begins anew
+                self.last_s = -np.inf
+                self.filters.clear()
         if self.started_ns is None:
             self.started_ns = frame.arrived_ns
         prepared = view.stream.prepare(frame.t_ns / 1e9, frame.keypoints, frame.skeleton, frame.ids)

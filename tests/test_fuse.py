@@ -361,6 +361,18 @@ def test_a_view_that_finds_somebody_new_in_every_frame_fills_no_memory(lifter: L
     assert len(line.association.persons) <= 74
 
 
+@pytest.mark.parametrize("back_s", [0.1, 0.4, 2.0])
+def test_no_moment_is_lost_when_all_clocks_jump_back(lifter: Lifter, now: Now, back_s: float) -> None:
+    [session] = crowd()
+    line, out = pipeline(lifter, [session]), list[LiftedFrame]()
+    for i in range(20):
+        back_ns = int(back_s * 1e9) if i >= 10 else 0
+        out += line.feed([replace(f, t_ns=f.t_ns + 10**10 - back_ns) for f in frames([session], i, now)])
+        now.ns += FRAME_NS
+        out += line.feed([])
+    assert [o.t_ns for o in out] == [10**10 + i * FRAME_NS - (int(back_s * 1e9) if i >= 10 else 0) for i in range(20)]
+
+
 def test_a_moment_is_told_to_the_nanosecond(lifter: Lifter, now: Now) -> None:
     [session] = crowd()
     t_ns = 1_795_000_000_123_456_789  # since 1970: seconds in float64 hold 240 ns at best

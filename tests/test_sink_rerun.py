@@ -152,7 +152,7 @@ def test_however_the_stream_ends(tmp_path: Path, end: type[BaseException]) -> No
     assert by_seq(read(path)["/poses/cam_01/0"], "Points3D:positions").keys() == set(range(10))
 
 
-def test_a_loop_that_is_too_fast_loses_frames_and_does_not_wait(
+def test_frames_that_find_no_room_in_the_queue_are_lost_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "WAITING", 0)
