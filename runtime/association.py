@@ -31,12 +31,16 @@ class Look:
 
 @dataclass(eq=False)
 class WorldPerson:
-    """A person of the world: which id they have in which view, and where they were last (joints, 3), world metres."""
+    """A person of the world: which id they have in which view, and where they were last (joints, 3), world metres.
+
+    proven: two views saw them together; before that they may be somebody whom another view knows.
+    """
 
     number: int
     tracks: dict[int, int]
     at_s: float
     xyz: Float64 | None = None
+    proven: bool = False
 
 
 @dataclass(eq=False)
@@ -47,6 +51,7 @@ class Association:
     persons: list[WorldPerson] = field(default_factory=list)
     next_number: int = 0
     alone_since: dict[tuple[int, int], float] = field(default_factory=dict)
+    unproven: dict[tuple[int, int], WorldPerson] = field(default_factory=dict)
 
     def assign(self, looks: dict[int, Look], at_s: float) -> list[tuple[WorldPerson, dict[int, int]]]:
         """Return the persons who are seen now, each with their row in the views that see them."""
@@ -61,14 +66,16 @@ class Association:
                 if view in looks and track in looks[view].ids:
                     rows[person][view] = looks[view].ids.index(track)
                     free.discard((view, rows[person][view]))
-        if free or sum(len(own) == 1 for own in rows.values()) > 1:
+        lone = {next(iter(own.items())): person for person, own in rows.items() if len(own) == 1 and not person.proven}
+        self.unproven = lone if len(looks) > 1 else {}
+        free.update(self.unproven)
+        if free:
             self._place(rows, looks)
             self._join(rows, free, looks)
             self._pair(rows, free, looks, at_s)
-            self._admit_lone(rows, free, looks, at_s)
-        else:
-            self.alone_since.clear()
+        self._admit_lone(rows, free - self.unproven.keys(), looks, at_s)
         for person, own in rows.items():
+            person.proven |= len(own) > 1
             person.tracks |= {view: looks[view].ids[row] for view, row in own.items()}
         return [(person, own) for person, own in rows.items() if own]
 
@@ -101,33 +108,45 @@ class Association:
                     away = np.linalg.norm(there - looks[view].sights[..., :2], axis=-1)
                     fits += [(_median(away[row]), view, row, person) for v, row in free if v == view]
         for fit, view, row, person in sorted(fits, key=lambda item: item[0]):
-            if fit <= FIT_RAD and (view, row) in free and view not in rows[person]:
-                rows[person][view] = row
-                free.discard((view, row))
+            if fit <= FIT_RAD and (view, row) in free and view not in rows.get(person, (view,)):
+                self._give((view, row), person, rows, free)
+
+    def _give(
+        self,
+        seen: tuple[int, int],
+        person: WorldPerson,
+        rows: dict[WorldPerson, dict[int, int]],
+        free: set[tuple[int, int]],
+    ) -> None:
+        """Make a detection a person's; whoever it was until now was nobody else."""
+        owner = self.unproven.get(seen, person)
+        if owner is not person:
+            del rows[owner]
+            self.persons.remove(owner)
+        rows[person][seen[0]] = seen[1]
+        for own in rows[person].items():
+            self.unproven.pop(own, None)
+            free.discard(own)
 
     def _pair(
         self, rows: dict[WorldPerson, dict[int, int]], free: set[tuple[int, int]], looks: dict[int, Look], at_s: float
     ) -> None:
-        """Join what agrees: two persons whom one view each sees, such a person and a free detection, two of these.
-
-        Two persons turn out to be one where a view saw too little of them at first.
-        """
-        lone = {(view, row): person for person, own in rows.items() if len(own) == 1 for view, row in own.items()}
+        """Join free detections that agree to persons whom one view alone sees, then make persons of what is left."""
+        lone = {next(iter(own.items())): person for person, own in rows.items() if len(own) == 1 and person.proven}
         fits = []
         for a, b, fit in self._disagreements(free | set(lone), looks):
-            if fit <= FIT_RAD:
+            if fit <= FIT_RAD and {a, b} & free:
                 fits.append((len({a, b} & free), fit, a, b))
         for were_free, _, a, b in sorted(fits):
-            persons = sorted({lone[seen] for seen in (a, b) if seen in lone}, key=lambda person: person.number)
-            taken = any(len(rows.get(person, ())) != 1 for person in persons)
-            if taken or len({a, b} & free) < were_free:
+            new = [seen for seen in (a, b) if seen in free]
+            known = [lone[seen] for seen in (a, b) if seen in lone]
+            if len(new) < were_free or any(len(rows[person]) > 1 for person in known):
                 continue
-            person = persons[0] if persons else self._begin(at_s)
-            for other in persons[1:]:
-                del rows[other]
-                self.persons.remove(other)
-            rows[person] = dict((a, b))
-            free -= {a, b}
+            known += sorted((self.unproven[seen] for seen in new if seen in self.unproven), key=lambda p: p.number)
+            person = known[0] if known else self._begin(at_s)
+            rows.setdefault(person, {})
+            for seen in new:
+                self._give(seen, person, rows, free)
             found = {person: rows[person]}
             self._place(found, looks)
             self._join(found, free, looks)  # the other views see whoever was just found by two

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+import threading
 import time
 from typing import Any
 
@@ -31,8 +33,9 @@ class Caller:
         self.address, self.live = address, live
         self.connected: socket.socket | None = None
         self.calling: socket.socket | None = None
-        self.called_ns = 0
-        self.places = resolved(address)  # once: a resolver may take seconds, which the loop has not
+        self.called_ns = self.calls = 0
+        self.places = resolved(address)  # and then on a thread: a resolver may take seconds, which the loop has not
+        self.resolving: threading.Thread | None = None
         self.wake_ns: int | None = time.perf_counter_ns()
         self.wait_s = BACK_OFF_S[0]
 
@@ -52,6 +55,9 @@ class Caller:
         self.close()
         self.live.counts.reconnects += 1
         self.live.complaints.add(f"{self.address.text}: no connection", f"{why}; again in {self.wait_s:g} s")
+        if self.wait_s == BACK_OFF_S[1] and not (self.resolving and self.resolving.is_alive()):
+            self.resolving = threading.Thread(target=self._resolve, name=f"resolve {self.address.host}", daemon=True)
+            self.resolving.start()
         self.wake_ns = time.perf_counter_ns() + int(self.wait_s * 1e9)
         self.wait_s = min(2 * self.wait_s, BACK_OFF_S[1])
 
@@ -62,9 +68,13 @@ class Caller:
                 open_socket.close()
         self.connected = self.calling = None
 
+    def _resolve(self) -> None:
+        with contextlib.suppress(EdgeliftError):
+            self.places = resolved(self.address)
+
     def _call(self, now: int) -> None:
-        self.places.append(self.places.pop(0))  # a host may have several addresses; the next call tries the next one
-        family, where = self.places[-1]
+        family, where = self.places[self.calls % len(self.places)]  # a host may have several
+        self.calls += 1
         try:
             self.calling = socket.socket(family, socket.SOCK_STREAM)
             self.calling.setblocking(False)

@@ -24,9 +24,9 @@ from edgelift.runtime.smoothing import OneEuro
 
 SYNC_S = 0.004  # frames of two cameras this close are of one moment: a hand at 3 m/s moves 12 mm
 PATIENCE_S = 0.05  # a camera whose next frame is late by so much is not waited for
-LONGEST_INTERVAL_S = 1.0  # between two frames of a camera that is still waited for
+LONGEST_INTERVAL_S = 0.5  # between two frames of a camera that is still waited for
 HELD = 512  # frames of a view that may wait for the other views: half a second of the fastest camera
-ASTRAY_S = 0.5  # a view this far from the leading one has another clock, and takes no part
+ASTRAY_S = 2.0  # a view this far from the leading one has another clock, or comes too late to be waited for
 
 Sights = NDArray[np.float64]
 
@@ -49,12 +49,12 @@ class _View:
     camera: Camera
     stream: PoseStream
     held: deque[_Held] = field(default_factory=lambda: deque(maxlen=HELD))
-    heard_ns: int = 0
+    heard_ns: int | None = None
     interval_s: float = MAX_GAP_S  # between its last two frames
 
-    def patience_ns(self) -> float:
-        """How long after its last frame the next one is waited for; after the start, who never was heard of."""
-        return (PATIENCE_S + (self.interval_s if self.heard_ns else 0.0)) * 1e9
+    def heard_by(self, now_ns: int) -> bool:
+        """Whether it was heard of, and its next frame is not late by more than one waits."""
+        return self.heard_ns is not None and now_ns - self.heard_ns <= (PATIENCE_S + self.interval_s) * 1e9
 
 
 class Fuse:
@@ -62,17 +62,25 @@ class Fuse:
 
     A moment is a frame of the leading view, the first of the rig that is heard of; the others take part with their
     frame of that time, interpolated where they have none within SYNC_S. Whose next frame is late is waited for
-    PATIENCE_S.
+    PATIENCE_S: of the frames' own time if they are all `recorded`, and may come at once.
     """
 
     look_again_s = PATIENCE_S / 2
 
     def __init__(
-        self, lifter: Lifter, rig: Sequence[Camera], settings: StreamSettings, live: Live, every: bool, echo: bool
+        self,
+        lifter: Lifter,
+        rig: Sequence[Camera],
+        settings: StreamSettings,
+        live: Live,
+        every: bool,
+        echo: bool,
+        recorded: bool = False,
     ) -> None:
         if len(rig) < 2:
             raise EdgeliftError("--fuse", f"{len(rig)} camera", "two or more", "Leave --fuse out, or name a whole rig.")
         self.lifter, self.settings, self.live, self.every, self.echo = lifter, settings, live, every, echo
+        self.recorded = recorded
         self.order = Order(live)
         self.views = [_View(camera, lifter.stream(camera, camera.size, settings)) for camera in rig]
         self.places = {plain_name(view.camera.name): place for place, view in enumerate(self.views)}
@@ -93,11 +101,13 @@ class Fuse:
             except EdgeliftError as error:
                 self.live.counts.failed += 1
                 self.live.complaints.add(f"stream {frame.stream}: not taken", f"frame {frame.seq}: {error}")
-        yield from self._lifted(self._complete_moments(time.perf_counter_ns()))
+        yield from self._lifted(self._complete_moments(self._now_ns()))
 
     def rest(self) -> Iterator[LiftedFrame]:
-        """Yield the moments that wait for views of which nothing will come."""
-        yield from self._lifted(self._complete_moments(time.perf_counter_ns(), wait=False))
+        """Yield the moments that wait for views of which nothing will come, of one view after the other."""
+        for place, view in enumerate(self.views):
+            if place not in self.astray:
+                yield from self._lifted(self._moments(view, np.inf))
 
     def _lifted(self, moments: list[float]) -> Iterator[LiftedFrame]:
         if not self.every and len(moments) > 1:
@@ -141,14 +151,20 @@ class Fuse:
             if view is self.led_by and frame.t_ns / 1e9 >= self.last_s - ASTRAY_S:  # by more, all begins anew
                 self.last_s = -np.inf
                 self.filters.clear()
+        heard_ns = frame.t_ns if self.recorded else frame.arrived_ns
         if self.started_ns is None:
-            self.started_ns = frame.arrived_ns
+            self.started_ns = heard_ns
         prepared = view.stream.prepare(frame.t_ns / 1e9, frame.keypoints, frame.skeleton, frame.ids)
         if view.held:
             view.interval_s = min(prepared.at_s - view.held[-1].at_s, LONGEST_INTERVAL_S)
         self.live.counts.swapped += sum("swapped" in flags for flags in prepared.flags)
         view.held.append(_Held(frame, prepared, self._sights(view, prepared)))
-        view.heard_ns = frame.arrived_ns
+        view.heard_ns = heard_ns
+
+    def _now_ns(self) -> int:
+        if not self.recorded:
+            return time.perf_counter_ns()
+        return max((view.heard_ns for view in self.views if view.heard_ns is not None), default=0)
 
     def _begin_anew(self, leader: _View) -> None:
         """Moments go on from an earlier time: its clock jumped back, or another view leads. Little of before fits."""
@@ -175,8 +191,8 @@ class Fuse:
         seen = rays(prepared.keypoints[..., :2], view.camera)
         return np.concatenate([seen, prepared.keypoints[..., 2:]], -1)
 
-    def _complete_moments(self, now_ns: int, wait: bool = True) -> list[float]:
-        """The leading view's times for which every view has what it will have; wait: for views that are not silent."""
+    def _complete_moments(self, now_ns: int) -> list[float]:
+        """The leading view's times for which every view that is waited for has what it will have."""
         leader = self._leader(now_ns)
         if leader is None:
             return []
@@ -186,30 +202,38 @@ class Fuse:
         ready_s = np.inf
         self.astray.clear()
         for place, view in enumerate(self.views):
-            awaited = wait and not self._silent(view, now_ns)
             behind_s = newest_s - view.held[-1].at_s if view.held else 0.0
             if abs(behind_s) > ASTRAY_S + view.interval_s:
                 self.astray.add(place)
-                if awaited:
-                    where = "behind" if behind_s > 0 else "ahead of"
-                    told = f"{abs(behind_s):.3f} s {where} the leading view; it takes no part"
-                    self.live.complaints.add(f"view {view.camera.name}: clock", told)
-            elif awaited:
+                self._tell_astray(view, behind_s, now_ns)
+            elif self._awaited(view, now_ns):
                 ready_s = min(ready_s, view.held[-1].at_s if view.held else -np.inf)
-        after_s = self.last_s + (0.0 if leader is self.led_by else SYNC_S)  # another view's frame may be of that moment
-        self.led_by = leader
-        return [held.at_s for held in leader.held if after_s < held.at_s <= ready_s + SYNC_S]
+        return self._moments(leader, ready_s)
 
-    def _silent(self, view: _View, now_ns: int) -> bool:
-        """Whether a view's next frame is late by more than one waits, or its first one since the start."""
-        heard_ns = max(view.heard_ns, self.started_ns or 0)
-        return now_ns - heard_ns > view.patience_ns()
+    def _moments(self, leader: _View, ready_s: float) -> list[float]:
+        """A view's times after the last moment, up to one for which all is there."""
+        after_s = self.last_s + (0.0 if leader is self.led_by else SYNC_S)  # another view's frame may be of that moment
+        moments = [held.at_s for held in leader.held if after_s < held.at_s <= ready_s + SYNC_S]
+        if moments:
+            self.led_by = leader
+        return moments
+
+    def _tell_astray(self, view: _View, behind_s: float, now_ns: int) -> None:
+        if view.heard_by(now_ns):
+            where = "behind" if behind_s > 0 else "ahead of"
+            told = f"{abs(behind_s):.3f} s {where} the leading view, by its clock or by its delay; it takes no part"
+            self.live.complaints.add(f"view {view.camera.name}", told)
+
+    def _awaited(self, view: _View, now_ns: int) -> bool:
+        """Who never was heard of is waited for at the start alone."""
+        assert self.started_ns is not None
+        return view.heard_by(now_ns) or now_ns - self.started_ns <= PATIENCE_S * 1e9
 
     def _leader(self, now_ns: int) -> _View | None:
         """The first view that is heard of now, else the one that was last."""
         holding = [view for view in self.views if view.held]
-        heard = (view for view in holding if now_ns - view.heard_ns <= view.patience_ns())
-        return next(heard, None) or max(holding, key=lambda view: view.heard_ns, default=None)
+        heard = (view for view in holding if view.heard_by(now_ns))
+        return next(heard, None) or max(holding, key=lambda view: view.heard_ns or 0, default=None)
 
     def _at(self, view: _View, at_s: float) -> tuple[_Held, tuple[int, ...], Sights] | None:
         """What a view sees at a moment: its nearest frame, ids and sights (people, joints, 3); None for nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,11 @@ class Order:
         )
         return "new"
 
+    def heard_at(self, stream: str) -> float:
+        """When a stream was heard of last, on time.monotonic; before all others if it is not known any more."""
+        heard = self.heard.get(stream)
+        return -math.inf if heard is None else heard.at_s
+
     def _check_rate(self, heard: _Heard, stream: str) -> None:
         heard.frames += 1
         if heard.frames == MOST_HZ:
@@ -228,15 +234,16 @@ class EachCamera:
         if said == "new" or frame.stream not in self.streams:
             try:
                 camera, size = self.cameras.of(frame)
+                begun = self.lifter.stream(camera, size, self.settings)
                 self._check_name(frame.stream)
-                self.streams[frame.stream] = self.lifter.stream(camera, size, self.settings)
             except EdgeliftError as error:
                 self._forget(frame.stream)  # nothing is kept of names that anybody may send
                 self.live.counts.unplaced += 1
                 self.live.complaints.add("streams without a camera", f"{frame.stream}: {error}")
                 return None
-            if len(self.streams) > MOST_STREAMS:
-                self._forget(min(self.streams, key=lambda name: self.order.heard[name].at_s))
+            if frame.stream not in self.streams and len(self.streams) == MOST_STREAMS:
+                self._forget(min(self.streams, key=self.order.heard_at))
+            self.streams[frame.stream] = begun
         return self.streams[frame.stream]
 
     def _check_name(self, stream: str) -> None:

@@ -112,7 +112,8 @@ def _pipeline(settings: LiftSettings, tracks: Sequence[Track], live: Live) -> Pi
     try:
         if settings.fuse is not None:
             rig = read_rig(settings.fuse, settings.units)
-            return Fuse(lifter, rig, settings.stream, live, every, settings.echo)
+            recorded = settings.rate is None and not any(map(is_live, settings.sources))
+            return Fuse(lifter, rig, settings.stream, live, every, settings.echo, recorded)
         cameras = _cameras(settings, tracks)
         _check_cameras(lifter, cameras, settings, tracks)
         return EachCamera(lifter, cameras, settings.stream, live, every, settings.echo)

@@ -22,7 +22,7 @@ from edgelift.runtime.live import Cameras, EachCamera
 from edgelift.runtime.smoothing import OneEuroSettings
 from edgelift.runtime.sources import replay
 from edgelift.runtime.sources.inbox import Inbox
-from edgelift.runtime.sources.replay import Replay, session_tracks
+from edgelift.runtime.sources.replay import Replay, read_tracks, session_tracks
 from edgelift.runtime.start import LiftSettings, lift
 
 from .conftest import make_sessions
@@ -275,6 +275,7 @@ def test_names_that_nobody_knows_leave_nothing_behind(pipeline: EachCamera, sess
     assert not pipeline.streams
     assert not pipeline.order.heard
     assert not pipeline.live.dropped_by_stream
+    assert not pipeline.names
 
 
 def test_streams_stay_within_bounds_when_a_lifter_of_another_kind_follows(
@@ -329,6 +330,21 @@ def test_somebody_new_in_every_frame_is_not_remembered_for_ever(pipeline: EachCa
         feed(pipeline, frame(session, i, t_ns=i * 10**6, keypoints=session.keypoints[0, :10], ids=ids))
     assert len(pipeline.streams["cam_01"].people) == 64
     assert set(ids) <= set(pipeline.streams["cam_01"].people)
+
+
+def test_a_burst_of_many_streams_again_and_again(pipeline: EachCamera, session: Session) -> None:
+    pipeline.cameras = Cameras({}, session.rig[0])
+    for seq in range(3):
+        assert len(feed(pipeline, *(frame(session, seq, stream=f"s{i}") for i in range(80)))) == 80
+    assert len(pipeline.streams) == 64
+
+
+def test_clocks_that_differ_are_not_replayed_together(session: Session, tmp_path: Path) -> None:
+    for view, clock in ((0, "unix"), (1, "recording")):
+        told = sent_message(session, view, 0, 5) | {"clock": clock}
+        (tmp_path / f"{view}.jsonl").write_text(json.dumps(told) + "\n")
+    with pytest.raises(EdgeliftError, match="clocks recording, unix"):
+        Replay("take", read_tracks(tmp_path, (), None, None), Live())
 
 
 def test_nan_keypoints_are_missing_joints(bundle: Path, session: Session) -> None:

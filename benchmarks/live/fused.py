@@ -44,11 +44,11 @@ def fuse(lifter: Lifter, session: Session) -> tuple[Float64, NDArray[np.int64]]:
     """(frames, joints, 3) world metres, NaN for moments without the person, and by how many views each was made."""
     live = Live()
     rig = session.rig
-    pipeline = Fuse(lifter, rig, StreamSettings(frame="world"), live, every=True, echo=False) if len(rig) > 1 else None
     poses = np.full((len(session.timestamps), len(lifter.skeleton.joints), 3), np.nan)
     seen_by = np.zeros(poses.shape[:2], np.int64)
-    if pipeline is None:
+    if len(rig) == 1:
         return alone(lifter, session), seen_by
+    pipeline = Fuse(lifter, rig, StreamSettings(frame="world"), live, every=True, echo=False, recorded=True)
     with Inbox([Replay("session", session_tracks(session), live, None)]) as inbox:
         for lifted in _all(pipeline, inbox):
             frame = int(np.argmin(np.abs(session.timestamps - lifted.t_ns / 1e9)))

@@ -124,6 +124,10 @@ class RerunSink:
                 return
 
 
+def _kept(path: Path) -> Path:
+    return path.with_name(f"{path.name}.parts")
+
+
 class _Parts:
     """A recording in pieces, each a whole .rrd, which become one at the end.
 
@@ -138,8 +142,13 @@ class _Parts:
         self.path = path
         self.folder = path.with_name(f".{path.name}.parts")
         self.count = 0
-        if self.folder.is_dir():
-            shutil.rmtree(self.folder)
+        self.notes: list[str] = []
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+        elif self.folder.is_dir():
+            kept = unused(_kept(path))
+            self.folder.rename(kept)
+            self.notes.append(f"{kept}: what a process that was killed left")
         self.folder.mkdir(parents=True)
         self.recording = recording
         self.stream = rr.binary_stream(recording)
@@ -162,14 +171,14 @@ class _Parts:
         self.recording.disconnect()
         if not self.count:
             self.folder.rmdir()
-            return [f"{self.path}: no frame came, no file was written"]
+            return [*self.notes, f"{self.path}: no frame came, no file was written"]
         try:
             with replaced(self.path) as temporary:
                 number = self.recording.get_recording_id() or APPLICATION
                 stream = LazyChunkStream.from_iter(self._chunks())
                 stream.write_rrd(temporary, application_id=APPLICATION, recording_id=number)
         except BaseException as error:
-            kept = unused(self.path.with_name(f"{self.path.name}.parts"))
+            kept = unused(_kept(self.path))
             self.folder.rename(kept)
             if not isinstance(error, Exception):
                 raise
@@ -178,7 +187,7 @@ class _Parts:
                 f"Nothing is lost: it is in {kept}, in files that the viewer opens.",
             ) from error  # fmt: skip
         shutil.rmtree(self.folder)
-        return []
+        return self.notes
 
     def _piece(self, number: int) -> Path:
         return self.folder / f"{number:06d}.rrd"

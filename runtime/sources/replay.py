@@ -40,6 +40,10 @@ class Track(Protocol):
         """Of the images, (width, height) in pixels, where it is known."""
 
     @property
+    def clock(self) -> str:
+        """On what timeline its times count."""
+
+    @property
     def t_ns(self) -> NDArray[np.int64]:
         """(frames,) times, rising."""
 
@@ -59,6 +63,11 @@ class MessageTrack:
     def size(self) -> Size | None:
         """As the first message tells it."""
         return self.messages[0].size
+
+    @property
+    def clock(self) -> str:
+        """As the first message tells it."""
+        return self.messages[0].clock
 
     @property
     def t_ns(self) -> NDArray[np.int64]:
@@ -84,6 +93,7 @@ class ArrayTrack:
     size: Size | None
     camera: Camera | None
     ids: tuple[int, ...] | None
+    clock: str = CLOCK
 
     @property
     def t_ns(self) -> NDArray[np.int64]:
@@ -158,6 +168,9 @@ class Replay:
     def __init__(self, name: str, tracks: Sequence[Track], live: Live, rate: float | None = 1.0) -> None:
         if rate is not None and not rate > 0:
             raise EdgeliftError("--rate", f"{rate}", "a positive factor", "Give 1 for the recording's own rate.")
+        clocks = sorted({track.clock for track in tracks})
+        if len(clocks) > 1:
+            raise EdgeliftError(name, f"clocks {', '.join(clocks)}", "one", "Replay each clock's files by themselves.")
         self.name, self.tracks, self.live, self.rate = name, tracks, live, rate
         order = [(int(t), number, seq) for number, track in enumerate(tracks) for seq, t in enumerate(track.t_ns)]
         self.order = sorted(order)

@@ -53,6 +53,7 @@ function accept(text) {
 function forgetOldest() {
   const [oldest] = [...heardAt].reduce((first, entry) => entry[1] < first[1] ? entry : first);
   for (const known of [live, trails, heardAt]) known.delete(oldest);
+  if (oldest === selected) { selected = null; samples = []; }
 }
 
 /** Whoever sent it, every list that is drawn from is one. */
