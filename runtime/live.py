@@ -20,6 +20,7 @@ from edgelift.runtime.registry import Follower
 from edgelift.runtime.sinks import Sinks
 from edgelift.runtime.sources import Inbox
 
+CODEC_BLOCK = 16  # pixels: images are padded to whole blocks
 LATE_S = 1.0  # a frame older than the newest by less is late; by more, the stream's clock jumped back
 MOST_STREAMS = 64  # remembered at once; beyond, the one heard of longest ago is forgotten
 MOST_NAMES = 1000  # of streams lifted in all: files and readers keep each of them
@@ -108,8 +109,13 @@ class Cameras:
 
 
 def check_size(frame: Frame, size: Size | None) -> None:
-    """EdgeliftError unless a frame's image has the size that its camera was calibrated with, where both are known."""
-    if size is not None and frame.size is not None and frame.size != size:
+    """EdgeliftError unless a frame's image has the size that its camera was calibrated with, where both are known.
+
+    Give or take what codecs pad to whole blocks: 1080 rows are 1088 to some decoders, and it is the same image.
+    """
+    if size is None or frame.size is None or frame.size == size:
+        return
+    if any(abs(own - calibrated) >= CODEC_BLOCK for own, calibrated in zip(frame.size, size, strict=True)):
         raise EdgeliftError(
             f"stream {frame.stream}", "images of {} x {}".format(*frame.size), "{} x {}, the camera's".format(*size),
             "Detect in images as they were calibrated, or scale the intrinsics.",

@@ -304,9 +304,11 @@ def test_names_of_streams_are_limited_in_all(pipeline: EachCamera, session: Sess
 
 def test_images_of_another_size_than_the_cameras_are_refused(pipeline: EachCamera, session: Session) -> None:
     width, height = session.rig[0].size
-    assert not feed(pipeline, frame(session, 0, size=(height + 1, width)))
-    assert pipeline.live.counts.unplaced == 1
+    assert not feed(pipeline, frame(session, 0, size=(height + 16, width)))
+    assert not feed(pipeline, frame(session, 0, size=(width, height - 16)))
+    assert pipeline.live.counts.unplaced == 2
     assert len(feed(pipeline, frame(session, 1, size=(width, height)))) == 1
+    assert len(feed(pipeline, frame(session, 2, size=(width, height - 8)))) == 1  # what a codec pads
 
 
 def test_a_moment_is_lifted_once(pipeline: EachCamera, session: Session) -> None:
