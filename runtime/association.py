@@ -14,7 +14,9 @@ from edgelift.runtime.people import FORGET_S, remembered
 
 Float64 = NDArray[np.float64]
 
-FIT_RAD = 0.04  # median over joints between a person and a view's detection; another person is beyond 0.1
+# median over joints between a person and a view's detection: another person is beyond 0.1, but rays of two views alone
+# may agree for two people who stand in one plane with the cameras
+FIT_RAD = 0.04
 MISFIT_RAD = 0.06  # beyond, a detection is taken from the person it belonged to
 LEAST_JOINTS = 4  # fewer in common do not tell two people apart
 MOST_STRANGERS = 32  # of one view who are compared with other views' in one moment
