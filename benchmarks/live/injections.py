@@ -242,7 +242,7 @@ def publisher_vanishes(scene: Scene) -> Iterator[None]:
     for round_ in range(1 << 40):
         publisher: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         with publisher:
-            publisher.bind(f"tcp://{HOST}:{scene.port}")
+            _bind(publisher, scene.port)
             deadline = time.monotonic() + SOON_S
             while time.monotonic() < deadline and not came > round_:
                 publisher.send(scene.other.data(round_, time.perf_counter_ns()))
@@ -250,6 +250,19 @@ def publisher_vanishes(scene: Scene) -> Iterator[None]:
             publisher.close(linger=0)
         scene.facts["came_back"] = came
         yield
+
+
+def _bind(publisher: zmq.Socket[bytes], port: int) -> None:
+    """Bind to a port that the publisher before may not have left yet: ZeroMQ closes on a thread of its own."""
+    deadline = time.monotonic() + SOON_S
+    while True:
+        try:
+            publisher.bind(f"tcp://{HOST}:{port}")
+            return
+        except zmq.ZMQError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _heard(good: Good, stream: str, seconds: float, seq: int) -> bool:
