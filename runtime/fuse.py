@@ -212,7 +212,7 @@ class Fuse:
 
     def _moments(self, leader: _View, ready_s: float) -> list[float]:
         """A view's times after the last moment, up to one for which all is there."""
-        after_s = self.last_s + (0.0 if leader is self.led_by else SYNC_S)  # another view's frame may be of that moment
+        after_s = self._after_s(leader)
         moments = [held.at_s for held in leader.held if after_s < held.at_s <= ready_s + SYNC_S]
         if moments:
             self.led_by = leader
@@ -229,11 +229,17 @@ class Fuse:
         assert self.started_ns is not None
         return view.heard_by(now_ns) or now_ns - self.started_ns <= PATIENCE_S * 1e9
 
+    def _after_s(self, leader: _View) -> float:
+        """When a view's next moment may be: another one's frame a little later may be of the moment that was."""
+        return self.last_s if leader is self.led_by else self.last_s + SYNC_S
+
     def _leader(self, now_ns: int) -> _View | None:
-        """The first view that is heard of now, else the one that was last."""
+        """The first view that is heard of now; if none is, the last leader or else the first that has a moment left."""
         holding = [view for view in self.views if view.held]
         heard = (view for view in holding if view.heard_by(now_ns))
-        return next(heard, None) or max(holding, key=lambda view: view.heard_ns or 0, default=None)
+        waiting = sorted(holding, key=lambda view: view is not self.led_by)
+        left = (view for view in waiting if view.held[-1].at_s > self._after_s(view))
+        return next(heard, None) or next(left, None)
 
     def _at(self, view: _View, at_s: float) -> tuple[_Held, tuple[int, ...], Sights] | None:
         """What a view sees at a moment: its nearest frame, ids and sights (people, joints, 3); None for nothing."""

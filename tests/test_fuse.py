@@ -444,6 +444,23 @@ def test_people_whom_other_views_know_apart_are_not_made_one(lifter: Lifter, now
     assert {o.ids for o in out} == {(0, 1)}
 
 
+def test_a_view_that_spoke_once_and_late_holds_a_moment_up_but_does_not_keep_it(lifter: Lifter, now: Now) -> None:
+    [session] = crowd()
+    line, out = pipeline(lifter, [session]), list[LiftedFrame]()
+    for i in range(3):  # 3 ms apart
+        taken = [replace(f, t_ns=10**10 + i * 3 * 10**6) for f in frames([session], i, now)]
+        taken[1] = replace(taken[1], arrived_ns=now.ns + 1)
+        if i == 2:
+            taken = [replace(taken[2], t_ns=9 * 10**9, seq=5), *taken[:2]]
+        out += line.feed(taken[:2] if i < 2 else taken)
+        now.ns += 100 * 10**6
+        out += line.feed([])
+    for _ in range(30):
+        now.ns += 25 * 10**6
+        out += line.feed([])
+    assert [o.t_ns - 10**10 for o in out] == [0, 3 * 10**6, 6 * 10**6]
+
+
 def test_a_stranger_stream_is_counted(lifter: Lifter, now: Now) -> None:
     [session] = crowd()
     line = pipeline(lifter, [session])
