@@ -268,5 +268,5 @@ def demo(
     """Do the main job on an embedded default: simulate, train without labels, export, lift, evaluate, report."""
     from edgelift.trainer.demo import run_demo
 
-    result = run_demo(output, epochs, width, seed, lambda line: say.print(line))
+    result = run_demo(output, epochs, width, seed, say.print)
     finish(result, as_json, f"open {result['report']}")

@@ -1,9 +1,9 @@
-"""Files that appear whole or not at all, and never in place of another."""
+"""Files that appear whole or not at all, names that are free, and writing without a buffer."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,3 +27,10 @@ def unused(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.stem}.{number}{path.suffix}")
     return free
+
+
+def write_whole(write: Callable[[memoryview], int], data: bytes) -> None:
+    """Write all of data by an unbuffered write; OSError where there is room for a part only, which is written then."""
+    left = memoryview(data)
+    while left:
+        left = left[write(left) :]

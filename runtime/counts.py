@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 log = logging.getLogger("edgelift.live")
 
+MOST_KINDS = 32  # of complaints told at once
+
 
 @dataclass
 class Counts:
@@ -92,7 +94,6 @@ class Complaints:
     """What went wrong, told once a second however often it happens; safe to call from any thread."""
 
     interval_s: float = 1.0
-    most_kinds: int = 32
     _told_at: float = field(default_factory=lambda: -math.inf)
     _waiting: dict[str, tuple[int, str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -100,7 +101,7 @@ class Complaints:
     def add(self, kind: str, what: Any) -> None:
         """Note one event of a kind; `what` is told with the next report, if it is the last of its kind."""
         with self._lock:
-            if kind not in self._waiting and len(self._waiting) >= self.most_kinds:  # a kind may hold a name sent to us
+            if kind not in self._waiting and len(self._waiting) >= MOST_KINDS:  # a kind may hold a name sent to us
                 kind = "of other kinds"
             self._waiting[kind] = (self._waiting.get(kind, (0, ""))[0] + 1, str(what)[:400])
 

@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.files import replaced
+from edgelift.poses.files import replaced, write_whole
 from edgelift.runtime.address import Address, parse_address
 from edgelift.runtime.connections import udp_socket
 
@@ -43,14 +43,14 @@ def open_output(target: str, keep: bool) -> Iterator[Write]:
 def _file(path: Path, keep: bool) -> Iterator[Write]:
     failure = None
     with replaced(path) as part, part.open("wb", buffering=0) as file:
-        lines = _Lines(file)
+        lines = _Lines(path, file)
         try:
             yield lines.write
-        except (EdgeliftError, OSError) as error:
-            failure = error if isinstance(error, EdgeliftError) else _no_room(path, error, keep)
+        except EdgeliftError as error:
             if not (keep and lines.whole):
-                raise failure from error
+                raise
             file.truncate(lines.whole)
+            failure = error
     if failure is not None:
         raise failure
 
@@ -58,20 +58,18 @@ def _file(path: Path, keep: bool) -> Iterator[Write]:
 class _Lines:
     """Lines on a file that does not buffer. whole: bytes of those that found room."""
 
-    def __init__(self, file: FileIO) -> None:
-        self.file = file
+    def __init__(self, path: Path, file: FileIO) -> None:
+        self.path, self.file = path, file
         self.whole = 0
 
     def write(self, line: bytes) -> None:
-        left = memoryview(line)
-        while left:
-            left = left[self.file.write(left) :]
+        try:
+            write_whole(self.file.write, line)
+        except OSError as error:
+            received = f"{error.strerror or error}"
+            remedy = "Make room; what a camera gave before is kept."
+            raise EdgeliftError(str(self.path), received, "a file that can be written", remedy) from error
         self.whole += len(line)
-
-
-def _no_room(path: Path, error: OSError, keep: bool) -> EdgeliftError:
-    remedy = "What came before is in the file. Make room." if keep else "Make room."
-    return EdgeliftError(str(path), f"{error.strerror or error}", "a file that can be written", remedy)
 
 
 def _write_stdout(line: bytes) -> None:

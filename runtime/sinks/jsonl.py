@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.files import unused
+from edgelift.poses.files import unused, write_whole
 from edgelift.runtime.frames import LiftedFrame
 
 
@@ -44,7 +45,7 @@ class JsonLines:
         """Write one line; OSError where there is no room for it, and nothing of it stays then."""
         line = lifted.json
         try:
-            self._write_whole(line)
+            write_whole(partial(os.write, self.descriptor), line)
         except BrokenPipeError as error:
             raise EdgeliftError(
                 "standard output", "a reader that left", "one that reads to the end", "Give --sink a file."
@@ -56,11 +57,6 @@ class JsonLines:
                 os.lseek(self.descriptor, self.length, os.SEEK_SET)
             raise
         self.length += len(line)
-
-    def _write_whole(self, line: bytes) -> None:
-        left = memoryview(line)
-        while left:
-            left = left[os.write(self.descriptor, left) :]
 
     def __exit__(self, *exception: object) -> None:
         if self.part is None or self.path is None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.files import write_whole
 from edgelift.poses.skeletons import Skeleton
 from edgelift.runtime.frames import CoordinateFrame, LiftedFrame
 
@@ -116,10 +117,8 @@ class Spool:
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None
-        written = 0
         try:
-            while written < len(data):  # what no longer fits is written in part, and only the next call says why
-                written += self._file.write(data[written:])
+            write_whole(self._file.write, data)
         except BaseException:  # Ctrl-C as well: a part of a row would shift all that follow
             self._cut()
             raise

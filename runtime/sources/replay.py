@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -93,9 +94,9 @@ class ArrayTrack:
     size: Size | None
     camera: Camera | None
     ids: tuple[int, ...] | None
-    clock: str = CLOCK
+    clock = CLOCK
 
-    @property
+    @cached_property
     def t_ns(self) -> NDArray[np.int64]:
         """On the recording's own timeline."""
         return np.rint(self.timestamps * 1e9).astype(np.int64)
@@ -104,8 +105,8 @@ class ArrayTrack:
         """Return one of the frames; its number is its place."""
         people = np.asarray(self.people[seq], np.float32)
         ids = self.ids if len(people) else ()
-        t_ns = round(float(self.timestamps[seq]) * 1e9)
-        return Frame(self.stream, seq, t_ns, CLOCK, self.skeleton, people, ids, self.size, arrived_ns)
+        t_ns = int(self.t_ns[seq])
+        return Frame(self.stream, seq, t_ns, self.clock, self.skeleton, people, ids, self.size, arrived_ns)
 
 
 def session_tracks(session: Session, chosen: Sequence[str] = ()) -> list[ArrayTrack]:
