@@ -148,6 +148,9 @@ class Fuse:
             return
         if said == "new" and view.held:
             self._forget(place)
+            if view is self.led_by and frame.t_ns / 1e9 >= self.last_s - ASTRAY_S:  # by more, all begins anew
+                self.last_s = -np.inf
+                self.filters.clear()
         heard_ns = frame.t_ns if self.recorded else frame.arrived_ns
         if self.started_ns is None:
             self.started_ns = heard_ns
@@ -164,13 +167,11 @@ class Fuse:
         return max((view.heard_ns for view in self.views if view.heard_ns is not None), default=0)
 
     def _begin_anew(self, leader: _View) -> None:
-        """Moments go on from an earlier time: its clock stepped back, or another view leads. People stay."""
-        at_s = leader.held[-1].at_s
+        """Moments go on from an earlier time: its clock jumped back, or another view leads. Little of before fits."""
         for place, view in enumerate(self.views):
-            if not view.held or abs(view.held[-1].at_s - at_s) > ASTRAY_S:
+            if not view.held or abs(view.held[-1].at_s - leader.held[-1].at_s) > ASTRAY_S:
                 self._forget(place)
-        for person in self.association.persons:
-            person.at_s = at_s
+        self.association = Association(self.ideal)
         self.filters.clear()
         self.last_s, self.started_ns = -np.inf, leader.heard_ns
 
@@ -196,8 +197,7 @@ class Fuse:
         if leader is None:
             return []
         newest_s = leader.held[-1].at_s
-        # who led the last moment holds a frame of it, unless its clock has stepped back since
-        if newest_s < (self.last_s if leader is self.led_by else self.last_s - ASTRAY_S):
+        if newest_s < self.last_s - ASTRAY_S:
             self._begin_anew(leader)
         ready_s = np.inf
         self.astray.clear()
