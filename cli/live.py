@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from edgelift.cli.output import Json, Units, app, finish, say
+from edgelift.cli.output import Json, Units, app, finish, say, seconds_of
 from edgelift.poses.errors import EdgeliftError
 
 
@@ -71,7 +71,13 @@ def lift(
     precision: Annotated[
         Literal["fp32", "fp16", "int8", "fp8"], typer.Option(help="Which of the bundle's graphs or engines.")
     ] = "fp32",
-    follow: Annotated[bool, typer.Option("--follow", help="Take up each new bundle of the registry.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Take up each new version of the registry.")] = False,
+    shadow: Annotated[
+        str, typer.Option(help="How long a new version runs beside the old one before it takes over; 0 for not at all.")
+    ] = "5s",
+    deadline: Annotated[
+        str | None, typer.Option(help="For a frame's lifting, say 8ms: a new version that misses it is not kept.")
+    ] = None,
     keypoints: Annotated[bool, typer.Option("--keypoints", help="Messages hold the 2D input too.")] = False,
     metrics: Annotated[str | None, typer.Option(help="Serve Prometheus metrics at PORT or HOST:PORT.")] = None,
     max_bytes: Annotated[int, typer.Option(min=64, help="Of one message.")] = 1 << 20,
@@ -96,7 +102,7 @@ def lift(
         bundle=bundle, sources=tuple(source), sinks=sinks, backend=backend, precision=precision, cameras=cameras,
         units=units, camera=tuple(camera or ()), fuse=fuse, skeleton=skeleton, fps=fps,
         rate=None if fast else 1.0 if rate is None else rate,
-        every=every, stream=streams, follow=follow, metrics=metrics,
+        every=every, stream=streams, follow=follow, metrics=metrics, swap=_swap(shadow, deadline),
         echo=keypoints or any(s.startswith(("ws:", "rerun:")) or s.endswith(".rrd") for s in sinks),
         limits=Limits(max_bytes, max_people, max_rate),
     )  # fmt: skip
@@ -104,6 +110,14 @@ def lift(
         summary = run(settings, stopped)
     facts = summary.to_dict()
     finish(facts, as_json, *summary.notes, *last_words(facts, ", ".join(sinks)))
+
+
+def _swap(shadow: str, deadline: str | None) -> Any:
+    from edgelift.runtime.swap import SwapSettings
+
+    return SwapSettings(
+        seconds_of("--shadow", shadow), None if deadline is None else 1e3 * seconds_of("--deadline", deadline)
+    )
 
 
 def _smoothing(text: str | None) -> Any:

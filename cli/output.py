@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -64,6 +65,14 @@ def finish(result: dict[str, Any], as_json: bool, *lines: str) -> None:
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     for line in lines:
         say.print(line)
+
+
+def seconds_of(flag: str, text: str) -> float:
+    """Seconds that `90`, `90s`, `1.5m` or `2h` mean; EdgeliftError names the flag."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", text.strip())
+    if match is None:
+        raise EdgeliftError(flag, repr(text), "a time such as 60s, 5m or 1h", "Write it so.")
+    return float(match[1]) * {"ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2]]
 
 
 @contextmanager

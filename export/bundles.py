@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,14 @@ def export_bundle(
     fed: LifterInput,
     reference: Reference,
     training: dict[str, Any],
+    kept: Sequence[Path] = (),
+    lineage: dict[str, Any] | None = None,
 ) -> Bundle:
-    """Write graph, weights, initializers and reference set; check parity on the reference input; seal with hashes."""
+    """Write graph, weights, initializers and reference set; check parity on the reference input; seal with hashes.
+
+    kept: files that later adaptations use, put into the bundle as they are, if they are there. lineage: `parent` and
+    `refresh` of the manifest, where the lifter was adapted from another one.
+    """
     manifest: dict[str, Any] = {
         "skeleton": fed.skeleton.name,
         "joints": list(fed.skeleton.joints),
@@ -51,7 +58,7 @@ def export_bundle(
         "units": "m",
         "training": training,
         "versions": {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
-        "parent": None,
+        **(lineage or {"parent": None, "refresh": None}),
     }
 
     def fill(folder: Path) -> None:
@@ -68,6 +75,9 @@ def export_bundle(
             folder / REFERENCE,
             keypoints=reference.keypoints, intrinsics=reference.intrinsics, poses=reference.poses,
         )  # fmt: skip
+        for file in kept:
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
 
     return write_bundle(path, manifest, fill)
 

@@ -130,9 +130,14 @@ def mixed_mpjpe(predicted: FloatArray, truth: FloatArray, root: int) -> float:
 
     The number of reports whose network output is that vector; neither `mpjpe` nor `root_relative_mpjpe`.
     """
+    return _mean(mixed_errors(predicted, truth, root))
+
+
+def mixed_errors(predicted: FloatArray, truth: FloatArray, root: int) -> Float64:
+    """(frames, joints) in mm: the root's distance absolute, all others' relative to it; NaN where truth is."""
     errors = _relative_errors(predicted, truth, root)
     errors[:, root] = joint_errors(predicted, truth)[:, root]
-    return _mean(errors)
+    return errors
 
 
 def flexion_angles(poses: FloatArray, skeleton: Skeleton) -> dict[str, Float64]:

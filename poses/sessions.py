@@ -98,6 +98,11 @@ class Session:
             image_sizes=None if self.image_sizes is None else tuple(self.image_sizes[v] for v in pick),
         )
 
+    def during(self, frames: slice) -> Session:
+        """Return the same session with these frames alone; views that are shifted in time keep their offsets."""
+        poses = None if self.poses is None else self.poses[frames]
+        return replace(self, keypoints=self.keypoints[:, frames], timestamps=self.timestamps[frames], poses=poses)
+
     def to_skeleton(self, target: Skeleton) -> Session:
         """Return the same session with its joints (and its poses) converted."""
         if target.name == self.skeleton.name:
@@ -160,6 +165,26 @@ def _expect(ok: bool, subject: str, received: str, expected: str) -> None:
 
 def save_session(session: Session, path: Path) -> None:
     """Write a session file (docs/formats.md); complete or not at all."""
+    save_arrays(path, to_arrays(session))
+
+
+def save_together(sessions: Sequence[Session], path: Path) -> None:
+    """Write several sessions into one file, each under its number: `0003/keypoints`; complete or not at all."""
+    named = [(f"{number:04d}/{key}", a) for number, s in enumerate(sessions) for key, a in to_arrays(s).items()]
+    save_arrays(path, dict(named))
+
+
+def load_together(path: Path) -> list[Session]:
+    """Read a file of several sessions; they are called after their numbers."""
+    groups: dict[str, dict[str, NDArray[np.generic]]] = {}
+    for name, array in load_arrays(path).items():
+        number, _, key = name.partition("/")
+        groups.setdefault(number, {})[key] = array
+    return [_read(path.with_name(number), groups[number]) for number in sorted(groups)]
+
+
+def to_arrays(session: Session) -> dict[str, NDArray[np.generic]]:
+    """Return what a session file holds."""
     arrays: dict[str, NDArray[np.generic]] = {
         "format_version": np.array(FORMAT_VERSION),
         "keypoints": session.keypoints,
@@ -177,7 +202,7 @@ def save_session(session: Session, path: Path) -> None:
         arrays["camera_size"] = np.array(sizes)
     if session.poses is not None:
         arrays |= {"poses": session.poses, "poses_source": np.array(session.poses_source)}
-    save_arrays(path, arrays)
+    return arrays
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -201,7 +226,10 @@ def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
 
 def load_session(path: Path) -> Session:
     """Read and validate one session file; its name is the file's."""
-    a = load_arrays(path)
+    return _read(path, load_arrays(path))
+
+
+def _read(path: Path, a: Mapping[str, NDArray[Any]]) -> Session:
     required = ("keypoints", "timestamps", "time_offset_s", "camera_names", "skeleton", "subject", "action")
     lacking = [key for key in required if key not in a]
     if lacking:

@@ -25,6 +25,8 @@ ONNX = "lifter.onnx"
 WEIGHTS = "weights.safetensors"
 REFIT = "refit.safetensors"
 REFERENCE = "reference.npz"
+WATCH = "watch.npz"  # another held-out set, by which an adaptation decides how far it goes; not every bundle has one
+REPLAY = "replay.npz"  # what an adaptation rehearses; not every bundle has one
 ADDED = ("graphs", "engines")  # folders that may grow after sealing, each file with a sidecar: see attachments.py
 
 
@@ -53,8 +55,15 @@ class Bundle:
 
     def reference(self) -> dict[str, NDArray[np.float32]]:
         """Held-out input: keypoints (n, frames, joints, 3), intrinsics (n, 4), poses (n, joints, 3) metres or NaN."""
-        with np.load(self.path / REFERENCE, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("keypoints", "intrinsics", "poses")}
+        return self._windows(REFERENCE)
+
+    def watch(self) -> dict[str, NDArray[np.float32]] | None:
+        """Other held-out input of the same form, or None: it steers adaptations, so it cannot judge them."""
+        return self._windows(WATCH) if (self.path / WATCH).is_file() else None
+
+    def _windows(self, name: str) -> dict[str, NDArray[np.float32]]:
+        with np.load(self.path / name, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in ("keypoints", "intrinsics", "poses")}
 
 
 def load_bundle(path: Path) -> Bundle:

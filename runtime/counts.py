@@ -25,8 +25,8 @@ class Counts:
     lifted. malformed, oversized, flooded: messages refused for what they held, for their size, for their rate. stale:
     frames that came twice or too late. unplaced: of a stream whose camera is not known. missing: gaps in the sequence
     numbers of what came. clock_resets: a stream's clock jumped back. swapped: people whose left and right were
-    exchanged back. reconnects: of sources. swaps: lifters taken up from a registry. sink_lost: frames that some sink
-    could not take. failed: frames whose lifting failed.
+    exchanged back. reconnects: of sources. swaps: lifters taken up from a registry. rollbacks: returns to the lifter
+    before. sink_lost: frames that some sink could not take. failed: frames whose lifting failed.
     """
 
     frames: int = 0
@@ -42,6 +42,7 @@ class Counts:
     swapped: int = 0
     reconnects: int = 0
     swaps: int = 0
+    rollbacks: int = 0
     sink_lost: int = 0
     failed: int = 0
 

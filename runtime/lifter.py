@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,9 @@ class Lifter:
         self.input = self.bundle.input
         self.source = self.input.skeleton if skeleton is None else named_skeleton(skeleton)
         self.backend: Backend = open_backend(self.bundle, backend, precision)
+        # whoever watches a swap: windows, intrinsics, poses and ms of each lifting; and what lifts where this one fails
+        self.on_lift: Callable[[Float32, Float32, Float32, float], None] | None = None
+        self.on_failure: Callable[[Exception, Float32, Float32], Float32] | None = None
 
     @property
     def skeleton(self) -> Skeleton:
@@ -80,6 +84,22 @@ class Lifter:
 
     def lift(self, windows: Float32, intrinsics: Float32) -> Float32:
         """Lift windows (n, frames, joints, 3) as the graph takes them, any n, to (n, joints, 3) metres."""
+        if self.on_lift is None and self.on_failure is None:
+            return self._lift(windows, intrinsics)
+        began = time.perf_counter()
+        try:
+            poses = self._lift(windows, intrinsics)
+            if self.on_failure is not None and not np.isfinite(poses).all():
+                raise _not_finite(self.name)
+        except Exception as error:  # whatever it is: somebody stands by to lift in its place
+            if self.on_failure is None:
+                raise
+            return self.on_failure(error, windows, intrinsics)
+        if self.on_lift is not None:
+            self.on_lift(windows, intrinsics, poses, (time.perf_counter() - began) * 1e3)
+        return poses
+
+    def _lift(self, windows: Float32, intrinsics: Float32) -> Float32:
         most = self.backend.max_batch or 256
         if 0 < len(windows) <= most:
             return self.backend(windows, intrinsics)
@@ -101,6 +121,10 @@ class Lifter:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _not_finite(name: str) -> EdgeliftError:
+    return EdgeliftError(f"lifter {name}", "a pose that is not finite", "metres", "Export the bundle again.")
 
 
 @dataclass(frozen=True)
@@ -211,9 +235,7 @@ class PoseStream:
     def finish(self, prepared: Prepared, xyz: Float32) -> People:
         """Turn what the lifter gave, camera frame, into what goes out: the frame asked for, filtered if asked."""
         if not np.isfinite(xyz).all():
-            raise EdgeliftError(
-                f"lifter {self.lifter.name}", "a pose that is not finite", "metres", "Export the bundle again."
-            )
+            raise _not_finite(self.lifter.name)
         if self.settings.frame == "world" and self.camera is not None:
             xyz = camera_to_world(xyz, self.camera).astype(np.float32)
         if self.settings.smooth is not None:

@@ -13,12 +13,12 @@ from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.rigs import plain_name
 from edgelift.poses.windows import MOST_HZ
-from edgelift.runtime.counts import Live, log
+from edgelift.runtime.counts import Live
 from edgelift.runtime.frames import Frame, LiftedFrame, Seen
 from edgelift.runtime.lifter import Lifter, People, PoseStream, Size, StreamSettings
-from edgelift.runtime.registry import Follower
 from edgelift.runtime.sinks import Sinks
 from edgelift.runtime.sources import Inbox
+from edgelift.runtime.swap import Swapper
 
 CODEC_BLOCK = 16  # pixels: images are padded to whole blocks
 LATE_S = 1.0  # a frame older than the newest by less is late; by more, the stream's clock jumped back
@@ -48,7 +48,7 @@ def run(
     sinks: Sinks,
     live: Live,
     stopped: Callable[[], bool],
-    follower: Follower[Lifter] | None = None,
+    swapper: Swapper | None = None,
 ) -> None:
     """Lift what comes until the sources end or it is stopped.
 
@@ -57,24 +57,17 @@ def run(
     ended = False
     while not ended:
         frames = inbox.wait(pipeline.look_again_s)
-        if follower is not None and (lifter := follower.taken()) is not None:
-            swap(pipeline, lifter, live)
+        if swapper is not None:
+            swapper.before_frames()
         ended = stopped() or inbox.ended
         for lifted in chain(pipeline.feed(frames), pipeline.rest() if ended else ()):
             sinks.write(lifted)
             live.counts.lifted += 1
             live.latency.add(lifted.latency_ms["total"])
             live.backend.add(lifted.latency_ms["backend"])
+        if swapper is not None:
+            swapper.after_frames()
         live.complaints.report()
-
-
-def swap(pipeline: Pipeline, lifter: Lifter, live: Live) -> None:
-    """Take up a new lifter; the old one is released."""
-    old = pipeline.lifter
-    pipeline.take_up(lifter)
-    old.close()
-    live.counts.swaps += 1
-    log.info("lifter %s follows %s", lifter.name, old.name)
 
 
 @dataclass(frozen=True)

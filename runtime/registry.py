@@ -58,7 +58,7 @@ class Follower(Generic[Opened]):
             )
         self.registry, self.running, self.open_lifter, self.tell = registry, running, open_lifter, tell
         self.release = release
-        self.refused = ""
+        self.refused = self.kept = self.wanted = ""
         self.ready: Opened | None = None
         self.lock = threading.Lock()
         self.stopping = threading.Event()
@@ -72,6 +72,20 @@ class Follower(Generic[Opened]):
         with self.lock:
             ready, self.ready = self.ready, None
         return ready
+
+    def keep(self, spare: str, running: str | None = None) -> None:
+        """Say which lifter the caller keeps open beside the one that runs: a return to it needs no opening."""
+        with self.lock:
+            self.kept, self.running = spare, running or self.running
+
+    def wants(self, name: str) -> bool:
+        """Whether the registry has gone back to the lifter of that name, which the caller keeps."""
+        return self.wanted == name
+
+    def refuse(self, name: str, running: str) -> None:
+        """Say that a lifter did not prove itself: it is not opened again until the registry has named another."""
+        with self.lock:
+            self.refused, self.running, self.kept, self.wanted = name, running, "", ""
 
     def close(self) -> None:
         """Stop watching."""
@@ -93,7 +107,8 @@ class Follower(Generic[Opened]):
             return
         if name == self.running:
             self.refused = ""  # it may be published again, mended
-        if name in (self.running, self.refused):
+        self.wanted = name if name == self.kept and name != self.running else ""
+        if name in (self.running, self.refused, self.kept):
             return
         try:
             opened = self.open_lifter(load_bundle(self.registry / name))

@@ -23,6 +23,7 @@ from edgelift.runtime.registry import Follower
 from edgelift.runtime.sinks import Sinks, open_sink
 from edgelift.runtime.sources import Inbox, Limits, Source, is_live, open_source
 from edgelift.runtime.sources.replay import Replay, Track, read_tracks
+from edgelift.runtime.swap import Swapper, SwapSettings
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class LiftSettings:
     cameras: a rig file (FILE.toml or FILE.json:NAME) with units m or mm; fuse: the same, and its views are made one.
     camera: of replayed files, the views to lift; of live sources, the one camera that all streams come from.
     skeleton, fps: of a folder of OpenPose files. rate: of replayed files, 1 as recorded, None at once, which lifts
-    every frame. every: no frame is left out. follow: take up what the registry publishes. metrics: PORT or HOST:PORT.
-    echo: messages hold the 2D input too.
+    every frame. every: no frame is left out. follow: take up what the registry publishes, as `swap` says.
+    metrics: PORT or HOST:PORT. echo: messages hold the 2D input too.
     """
 
     bundle: Path
@@ -52,6 +53,7 @@ class LiftSettings:
     every: bool = False
     stream: StreamSettings = field(default_factory=StreamSettings)
     follow: bool = False
+    swap: SwapSettings = field(default_factory=SwapSettings)
     metrics: str | None = None
     echo: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -95,12 +97,15 @@ def lift(settings: LiftSettings, stopped: Callable[[], bool], live: Live | None 
         pipeline = _pipeline(settings, [track for group in tracks for track in group], live)
         stack.callback(lambda: pipeline.lifter.close())  # whichever it is then
         follower = _follower(settings, pipeline.lifter, live)
+        swapper = None
         if follower is not None:
+            swapper = Swapper(pipeline, follower, settings.swap, live)
+            stack.callback(swapper.close)
             stack.callback(follower.close)
         inbox = stack.enter_context(Inbox(_sources(settings, tracks, live)))
         stack.enter_context(served(live, settings.metrics))
         stack.enter_context(sinks)
-        run(inbox, pipeline, sinks, live, stopped, follower)
+        run(inbox, pipeline, sinks, live, stopped, swapper)
     live.complaints.report(now=True)
     lifter = pipeline.lifter
     return LiftSummary(live, lifter.backend.provider, lifter.name, sinks.notes)

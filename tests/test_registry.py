@@ -22,6 +22,7 @@ from edgelift.runtime.live import Cameras, EachCamera, run
 from edgelift.runtime.registry import Follower, bundle_path, is_registry
 from edgelift.runtime.sinks import Sinks
 from edgelift.runtime.sources import Inbox
+from edgelift.runtime.swap import Swapper, SwapSettings
 
 from .lifters import make_bundle
 
@@ -102,7 +103,9 @@ class Kept:
         pass
 
 
-def follow(registry: Path, session: Session, publications: dict[int, str]) -> tuple[list[LiftedFrame], Live]:
+def follow(
+    registry: Path, session: Session, publications: dict[int, str], shadow_s: float = 0.0
+) -> tuple[list[LiftedFrame], Live]:
     """Run a loop that follows; before frame i, what is published is looked at and opened."""
     live, kept = Live(), Kept()
     lifter = Lifter(registry)
@@ -114,9 +117,11 @@ def follow(registry: Path, session: Session, publications: dict[int, str]) -> tu
             follower.look()
 
     pipeline = EachCamera(lifter, Cameras.of_rig(session.rig), StreamSettings(), live, every=True)
+    swapper = Swapper(pipeline, follower, SwapSettings(shadow_s), live)
     with Inbox([Steps(session, between)]) as inbox, Sinks([kept], live) as sinks:
-        run(inbox, pipeline, sinks, live, lambda: False, follower)
+        run(inbox, pipeline, sinks, live, lambda: False, swapper)
     follower.close()
+    swapper.close()
     pipeline.lifter.close()
     return kept.frames, live
 

@@ -2,28 +2,43 @@
 
 No label is read. The teacher is the reconstruction from all views. A short recording must not undo what a large one
 taught: an anchor holds the weights near the base's, and sessions of the base's own training, where they are at hand,
-are rehearsed: the person makes their movements too. One view whose keypoints are never lifted in training says when to
-stop, or that nothing was won.
+are rehearsed, as they were and as the person's own movements. Views that are never lifted in training, and stretches of
+time that are never trained on, say when to stop, or that nothing was won.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.files import replaced
+from edgelift.poses.metrics import mixed_mpjpe
 from edgelift.poses.sessions import Session
-from edgelift.trainer.checkpoint import Checkpoint
+from edgelift.trainer.checkpoint import Checkpoint, named_tensors, restore, under
 from edgelift.trainer.data import MultiView, load_multiview
 from edgelift.trainer.fit import Examples, set_learning_rate
 from edgelift.trainer.models import Lifter
+from edgelift.trainer.settings import TrainSettings
 
 Told = Callable[[int, int, float | None], None]
+Watched = Sequence[tuple[MultiView, Tensor]]
+Batches = list[tuple[int, Examples]]  # frames a step, and of what
 MM_PER_M = 1000.0
+PROBED = 10  # steps that are timed before the number of all is settled, where seconds are given
+LEAST_STEPS = 50
+SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)
+LOST = 1.005  # of the error on what is to be kept
 
 
 @dataclass(frozen=True)
@@ -31,97 +46,239 @@ class AdaptSettings:
     """How far and how long."""
 
     steps: int = 600
+    seconds: float | None = None
+    """As many of the steps are made as fit; None: all of them."""
     learning_rate: float = 5e-4
     """At the first step; falls along a cosine to zero."""
     anchor: float = 1e-3
     """Share of the way back to the base's weights, every step."""
     batch: int = 128
     """Multi-view frames a step."""
-    virtual_views: float = 0.5
+    rehearsed: float = 1.0
+    """As many frames more, in batches, of what is rehearsed as it was."""
+    lent: float = 0.5
+    """As many frames more, in batches, in which the sessions' people make the movements of what is rehearsed."""
+    virtual_views: float = 0.75
     held_out_views: int = 1
-    """Of every session, the last ones: they only say when to stop. 0: the last weights are taken."""
+    """Of every session, the last ones of three or more: they only say when to stop."""
     checks: int = 10
-    """How often the held-out views are looked at."""
+    """How often what is held out is looked at; where nothing is, the last weights are taken."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """curve: (step, held-out error in mm against the teacher), the base first; best_step: which of them was taken."""
+    """curve: (step, held-out error in mm against the teacher), the base first; best_step: which of them was best.
+
+    share: how far the model lies from the base (0) towards the best weights (1).
+    """
 
     model: Lifter
     curve: tuple[tuple[int, float], ...]
     best_step: int
+    steps: int
+    share: float = 1.0
+
+
+@dataclass
+class Adapting:
+    """An adaptation on its way: all that an interrupted one needs to go on as if nothing had happened."""
+
+    model: Lifter
+    best: Lifter
+    optimiser: torch.optim.Optimizer
+    steps: int
+    step: int = 0
+    curve: list[tuple[int, float]] = field(default_factory=list)
 
 
 def adapt(
     base: Checkpoint, sessions: Sequence[Session], settings: AdaptSettings,
-    told: Told = lambda step, steps, error: None, rehearse: Sequence[Session] = (),
+    told: Told = lambda step, steps, error: None, rehearse: Sequence[Session] = (), held_out: Sequence[Session] = (),
+    keep: Mapping[str, NDArray[np.float32]] | None = None, work: Path | None = None,
 ) -> Adapted:  # fmt: skip
-    """Adapt a lifter to sessions of two or more calibrated views (three, where one is held out).
+    """Adapt a lifter to sessions of two or more calibrated views.
 
-    rehearse: other sessions, as those that the base was trained on; every step then lifts as many frames more in which
-    the people of `sessions`, with their own bones and before their own cameras, make the movements of those.
-    Batch norm keeps the base's statistics. Where nothing beats the base on the held-out views, `best_step` is 0 and the
-    model is the base. The held-out error is MPJPE with the absolute root, mm.
+    rehearse: sessions that the base was trained on; every step then lifts more frames, some as they were, some in which
+    the people of `sessions`, with their own bones and before their own cameras, make those movements. held_out:
+    stretches that only say when to stop. keep: windows, as a bundle's, on which little may be lost: the weights that
+    are taken lie between the base's and the best ones, as far from the base as that allows. work: a file that an
+    interrupted adaptation goes on from; it is the caller's to remove, and to give for the same arguments only. Batch
+    norm keeps the base's statistics. Where nothing beats the base on what is held out, `best_step` is 0 and the model
+    is the base. The held-out error is MPJPE with the absolute root, mm.
     """
-    fed = replace(
-        base.settings, supervision="views", loss="teacher", virtual_views=settings.virtual_views,
-        batch=settings.batch, learning_rate=settings.learning_rate, schedule="cosine",
-    )  # fmt: skip
+    fed = fed_as(base.settings, settings)
     data = load_multiview(sessions, fed)
-    lifted, held_out = hold_out(data, settings.held_out_views)
-    examples, model = [Examples(lifted, fed)], base.model()
-    if rehearse:
-        examples.append(Examples(lifted, replace(fed, virtual_views=1.0), load_multiview(rehearse, fed)))
-    anchor = [p.detach().clone() for p in model.parameters()]
+    lifted, pairs = hold_out(data, settings.held_out_views)
+    watched = [(data, pairs)] if len(pairs) else []
+    if held_out:
+        watched.append(_all_pairs(load_multiview(held_out, fed)))
+    examples = [(settings.batch, Examples(lifted, fed)), *_rehearsed(lifted, rehearse, fed, settings)]
+    state = _begun(base, settings, work)
+    anchor = [p.detach().clone() for p in base.model().parameters()]
+    if not state.steps:
+        state.steps = _affordable(state, examples, anchor, settings)
+    every = max(1, state.steps // settings.checks)
+    while state.step <= state.steps:
+        if state.step % every == 0:
+            if not state.curve or state.curve[-1][0] < state.step:
+                _check(state, watched, told)
+            if work is not None and state.step:
+                _save(work, state)
+            torch.manual_seed(settings.seed + state.step)  # what goes on draws what would have been drawn
+        if state.step < state.steps:
+            set_learning_rate(state.optimiser, fed, state.step / state.steps)
+            _step(state, examples, anchor, settings)
+        state.step += 1
+    best = state.best if watched else state.model
+    best_step = min(state.curve, key=lambda point: point[1])[0] if watched else state.steps
+    model, share = (best, 1.0) if keep is None else _between(base.model(), best, watched, keep, fed.input.skeleton.root)
+    return Adapted(model, tuple(state.curve), best_step, state.steps, share)
+
+
+def _between(
+    base: Lifter, best: Lifter, watched: Watched, keep: Mapping[str, NDArray[np.float32]], root: int
+) -> tuple[Lifter, float]:
+    """Average the weights of base and best (Wortsman et al. 2022) for the least held-out error that loses little.
+
+    Where every share loses more, the smallest is returned: the gate has the last word.
+    """
+    before, found = _kept_mm(base, keep, root), []
+    for share in SHARES:
+        model = _averaged(base, best, share)
+        if _kept_mm(model, keep, root) <= LOST * before:
+            found.append((_held_out_mm(model, watched), -share, model))
+    if not found:
+        return _averaged(base, best, SHARES[-1]), SHARES[-1]
+    _, share, model = min(found, key=lambda row: row[:2])
+    return model, -share
+
+
+def _averaged(base: Lifter, best: Lifter, share: float) -> Lifter:
+    model, own = copy.deepcopy(base), best.state_dict()
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.lerp_(own[name], share)
+    return model
+
+
+def _kept_mm(model: Lifter, keep: Mapping[str, NDArray[np.float32]], root: int) -> float:
+    with torch.inference_mode():
+        poses = model(torch.from_numpy(keep["keypoints"]), torch.from_numpy(keep["intrinsics"])).numpy()
+    return mixed_mpjpe(poses.astype(np.float64), keep["poses"].astype(np.float64), root)
+
+
+def fed_as(base: TrainSettings, settings: AdaptSettings) -> TrainSettings:
+    """How the base's training settings change for its adaptation. FP32: bfloat16 is many times slower on most CPUs."""
+    return replace(
+        base, supervision="views", loss="teacher", virtual_views=settings.virtual_views, batch=settings.batch,
+        learning_rate=settings.learning_rate, schedule="cosine", precision="fp32",
+    )  # fmt: skip
+
+
+def _begun(base: Checkpoint, settings: AdaptSettings, work: Path | None) -> Adapting:
+    model = base.model()
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
-    curve: list[tuple[int, float]] = []
-    best = copy.deepcopy(model)
-    torch.manual_seed(settings.seed)
-    for step in range(settings.steps + 1):
-        if held_out is not None and step % max(1, settings.steps // settings.checks) == 0:
-            curve.append((step, _error_mm(model, data, held_out)))
-            best = copy.deepcopy(model) if curve[-1][1] <= min(error for _, error in curve) else best
-            told(step, settings.steps, curve[-1][1])
-        if step < settings.steps:
-            set_learning_rate(optimiser, fed, step / settings.steps)
-            _step(model, optimiser, examples, anchor, settings)
-    if held_out is None:
-        return Adapted(model, (), settings.steps)
-    return Adapted(best, tuple(curve), min(curve, key=lambda point: point[1])[0])
+    state = Adapting(model, copy.deepcopy(model), optimiser, 0 if settings.seconds else settings.steps)
+    if work is not None and work.is_file():
+        _load(work, state)
+    return state
 
 
-def _step(
-    model: Lifter, optimiser: torch.optim.Optimizer, examples: Sequence[Examples], anchor: list[Tensor],
-    settings: AdaptSettings,
-) -> None:  # fmt: skip
-    loss = torch.stack([e.loss(model, torch.randint(len(e.data), (settings.batch,))) for e in examples]).sum()
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
+def _save(path: Path, state: Adapting) -> None:
+    """Write what an interrupted adaptation goes on from, complete or not at all."""
+    tensors = {f"best.{k}": v.detach().contiguous() for k, v in state.best.state_dict().items()}
+    header = {"steps": state.steps, "step": state.step, "curve": state.curve}
+    with replaced(path) as temporary:
+        save_file(tensors | named_tensors(state.model, state.optimiser), temporary, {"adapting": json.dumps(header)})
+
+
+def _load(path: Path, state: Adapting) -> None:
+    """Put an interrupted adaptation's state back."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["adapting"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    state.model.load_state_dict(under(tensors, "model."))
+    state.best.load_state_dict(under(tensors, "best."))
+    restore(state.optimiser, tensors)
+    state.steps, state.step = header["steps"], header["step"]
+    state.curve = [(int(step), float(error)) for step, error in header["curve"]]
+
+
+def _rehearsed(lifted: MultiView, rehearse: Sequence[Session], fed: TrainSettings, settings: AdaptSettings) -> Batches:
+    """What is rehearsed, as it was and as the person's own movements."""
+    if not rehearse:
+        return []
+    taught = all(s.poses is not None and s.poses_source == "triangulation" for s in rehearse)  # by a teacher, once
+    known = load_multiview(rehearse, replace(fed, supervision="poses") if taught else fed)
+    parts = [
+        (round(settings.rehearsed * settings.batch), Examples(known, fed)),
+        (round(settings.lent * settings.batch), Examples(lifted, replace(fed, virtual_views=1.0), known)),
+    ]
+    return [(frames, examples) for frames, examples in parts if frames]
+
+
+def _affordable(state: Adapting, examples: Batches, anchor: list[Tensor], settings: AdaptSettings) -> int:
+    """How many steps fit into the seconds: some are timed on a copy, and forgotten."""
+    assert settings.seconds is not None
+    trial = replace(state, model=copy.deepcopy(state.model))
+    trial.optimiser = torch.optim.Adam(trial.model.parameters(), lr=0.0, fused=True)
+    _step(trial, examples, anchor, settings)
+    started = time.perf_counter()
+    for _ in range(PROBED):
+        _step(trial, examples, anchor, settings)
+    spent = time.perf_counter() - started
+    return max(LEAST_STEPS, min(settings.steps, int((settings.seconds - spent) / spent * PROBED)))
+
+
+def _check(state: Adapting, watched: Watched, told: Told) -> None:
+    if not watched:
+        told(state.step, state.steps, None)
+        return
+    error = _held_out_mm(state.model, watched)
+    state.curve.append((state.step, error))
+    if error <= min(known for _, known in state.curve):
+        state.best = copy.deepcopy(state.model)
+    told(state.step, state.steps, error)
+
+
+def _held_out_mm(model: Lifter, watched: Watched) -> float:
+    return sum(_error_mm(model, data, pairs) for data, pairs in watched) / max(1, len(watched))
+
+
+def _step(state: Adapting, examples: Batches, anchor: list[Tensor], settings: AdaptSettings) -> None:
+    losses = [
+        frames / settings.batch * e.loss(state.model, torch.randint(len(e.data), (frames,))) for frames, e in examples
+    ]
+    state.optimiser.zero_grad(set_to_none=True)
+    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+    state.optimiser.step()
     if settings.anchor:
         with torch.no_grad():
-            torch._foreach_lerp_(list(model.parameters()), anchor, settings.anchor)
+            torch._foreach_lerp_(list(state.model.parameters()), anchor, settings.anchor)
 
 
-def hold_out(data: MultiView, views: int) -> tuple[MultiView, Tensor | None]:
-    """Data whose last views show nobody, and their (row, view) pairs (n, 2) in the taught rows."""
-    if not views:
-        return data, None
-    real = (data.keypoints[..., 2] > 0).any(-1).any(0)  # padded views show nobody, ever
-    if real.sum() - views < 2:
-        raise EdgeliftError(
-            "sessions to adapt to", f"{int(real.sum())} views, {views} of them held out", "two or more that are left",
-            "Record with another camera, or hold none out.",
-        )  # fmt: skip
-    out = real.nonzero()[-views:, 0]
-    keypoints = data.keypoints.clone()
-    keypoints[:, out] = 0
-    shown = (data.keypoints[:, out, :, 2] > 0).any(-1)
+def hold_out(data: MultiView, views: int) -> tuple[MultiView, Tensor]:
+    """Data in which the last views of every session of three or more show nobody; their (row, view) pairs (n, 2).
+
+    Of the taught rows. A session that would keep fewer than two views holds none out.
+    """
+    sessions = torch.zeros(len(data.people), data.keypoints.shape[1], dtype=torch.bool)
+    shown = (data.keypoints[..., 2] > 0).any(-1)
+    for number in range(len(sessions)):
+        real = shown[data.session == number].any(0).nonzero()[:, 0]  # padded views show nobody, ever
+        if views and len(real) - views >= 2:
+            sessions[number, real[-views:]] = True
+    out = sessions[data.session]
+    keypoints = torch.where(out[..., None, None], 0.0, data.keypoints)
     taught = torch.zeros(len(shown), dtype=torch.bool).index_fill(0, data.taught, True)
-    row, which = (shown & taught[:, None]).nonzero().T
-    return replace(data, keypoints=keypoints), torch.stack([row, out[which]], 1)
+    return replace(data, keypoints=keypoints), (shown & out & taught[:, None]).nonzero()
+
+
+def _all_pairs(data: MultiView) -> tuple[MultiView, Tensor]:
+    shown = (data.keypoints[..., 2] > 0).any(-1)
+    taught = torch.zeros(len(shown), dtype=torch.bool).index_fill(0, data.taught, True)
+    return data, (shown & taught[:, None]).nonzero()
 
 
 def _error_mm(model: Lifter, data: MultiView, pairs: Tensor) -> float:

@@ -31,26 +31,19 @@ class Checkpoint:
     def model(self) -> Lifter:
         """Return the lifter with these weights, in evaluation mode."""
         model = build_model(self.settings)
-        model.load_state_dict(_under(self.tensors, "model."))
+        model.load_state_dict(under(self.tensors, "model."))
         return model.eval()
 
     def restore(self, optimiser: torch.optim.Optimizer) -> None:
         """Put the optimiser's state back."""
-        state = optimiser.state_dict()
-        state["state"] = {}
-        for key, value in _under(self.tensors, "optimiser.").items():
-            number, _, name = key.partition(".")
-            state["state"].setdefault(int(number), {})[name] = value
-        optimiser.load_state_dict(state)
+        restore(optimiser, self.tensors)
 
 
 def save_checkpoint(
     run: Path, model: nn.Module, optimiser: torch.optim.Optimizer, settings: TrainSettings, facts: dict[str, Any]
 ) -> Path:
     """Write RUN/checkpoint.safetensors, complete or not at all."""
-    tensors = {f"model.{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
-    for number, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{number}.{k}": v.detach().contiguous() for k, v in state.items()}
+    tensors = named_tensors(model, optimiser)
     path = run / CHECKPOINT
     with replaced(path) as temporary:
         save_file(tensors, temporary, {"settings": json.dumps(settings.to_dict()), "facts": json.dumps(facts)})
@@ -72,5 +65,24 @@ def load_checkpoint(run: Path) -> Checkpoint:
         raise EdgeliftError(str(path), f"an unreadable file ({error})", "a checkpoint", "Train again.") from error
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put an optimiser's state back."""
+    state = optimiser.state_dict()
+    state["state"] = {}
+    for key, value in under(tensors, "optimiser.").items():
+        number, _, name = key.partition(".")
+        state["state"].setdefault(int(number), {})[name] = value
+    optimiser.load_state_dict(state)
+
+
+def named_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return `model.*` and `optimiser.*`, as files hold them."""
+    tensors = {f"model.{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{number}.{k}": v.detach().contiguous() for k, v in state.items()}
+    return tensors
+
+
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from edgelift.export.bundles import Reference, export_bundle
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import load_arrays
-from edgelift.runtime.bundle import REFERENCE, WEIGHTS, Bundle, load_bundle
-from edgelift.trainer.checkpoint import load_checkpoint
+from edgelift.runtime.bundle import REFERENCE, REPLAY, WATCH, WEIGHTS, Bundle, load_bundle
+from edgelift.trainer.checkpoint import Checkpoint, load_checkpoint
+from edgelift.trainer.settings import TrainSettings
 
 
 def export_run(run: Path, path: Path) -> Bundle:
@@ -28,7 +29,22 @@ def export_run(run: Path, path: Path) -> Bundle:
         "facts": checkpoint.facts,
         "reference_held_out": bool(arrays["held_out"]),
     }
-    return export_bundle(checkpoint.model(), path, checkpoint.settings.input, reference, training)
+    kept = [folder / name for name in (WATCH, REPLAY)]  # runs of earlier versions have none
+    return export_bundle(checkpoint.model(), path, checkpoint.settings.input, reference, training, kept)
+
+
+def checkpoint_of(bundle: Bundle) -> Checkpoint:
+    """Return a bundle's lifter as something to train on; EdgeliftError where it was not made by `edgelift train`."""
+    training = bundle.manifest["training"]
+    try:
+        settings = TrainSettings(**training["settings"])
+    except (KeyError, TypeError) as error:
+        raise EdgeliftError(
+            f"bundle {bundle.path}", "no training settings of this version", "a bundle of `edgelift export`",
+            "Export its run again.",
+        ) from error  # fmt: skip
+    tensors = {f"model.{name}": tensor for name, tensor in load_file(bundle.path / WEIGHTS).items()}
+    return Checkpoint(settings, dict(training.get("facts", {})), tensors)
 
 
 def bundle_of(run: Path, path: Path) -> Bundle:

@@ -23,7 +23,7 @@ from edgelift.trainer.learn_cameras import learn_cameras
 from edgelift.trainer.losses import report_loss, reprojection_loss, target_loss
 from edgelift.trainer.models import Lifter, build_model
 from edgelift.trainer.parallel import rank, share, sum_gradients, team, total
-from edgelift.trainer.reference import save_reference
+from edgelift.trainer.reference import save_held_out, save_replay
 from edgelift.trainer.settings import TrainSettings
 from edgelift.trainer.validation import validation_mpjpe
 from edgelift.trainer.virtual import VirtualViews
@@ -85,7 +85,8 @@ def train(
         optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
         facts = _resume(run, model, optimiser, settings, facts)
         if not facts["epoch"] and rank() == 0:
-            save_reference(run, validate or sessions, settings, facts["held_out"])
+            save_held_out(run, validate or sessions, settings, facts["held_out"])
+            save_replay(run, data, sessions, settings)
         examples = Examples(data, settings)
         lifter = torch.compile(model, dynamic=True) if compiled else model
         for epoch in range(facts["epoch"], settings.epochs):

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgelift.calibration.soundness import Finding
 from edgelift.poses.cameras import Camera, triangulate
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
@@ -26,6 +27,8 @@ from edgelift.trainer.virtual import through_lens
 POINTS = 6000  # joints at moments, evenly over a rig's sessions: more move no camera by a tenth of its error
 LEAST_POINTS = 100
 ROUNDS = 15
+CHECKED_POINTS, CHECKED_ROUNDS = 1500, 5  # to find out whether cameras fit
+MISFIT = 0.88  # of the residual is left by corrected cameras: noise that they take up leaves 0.95 of 3 s or more
 TAIL_DEGREES = 4.0
 LEAST_NOISE = 1e-5  # of the focal length
 # standard deviations of the priors: rotation (rad), translation (m), log focal length, principal point (of the focal
@@ -35,6 +38,7 @@ FREE = {
     "extrinsics": torch.tensor([1.0] * 6 + [0.0] * 3, dtype=torch.float64),
     "intrinsics": torch.tensor([0.0] * 6 + [1.0] * 3, dtype=torch.float64),
     "all": torch.ones(9, dtype=torch.float64),
+    "none": torch.zeros(9, dtype=torch.float64),
 }
 
 
@@ -87,7 +91,39 @@ def learn_cameras(sessions: Sequence[Session], what: LearnCameras) -> Recalibrat
     return Recalibrated(sessions, rigs)
 
 
-def adjust(cameras: tuple[Camera, ...], keypoints: NDArray[np.float32], what: LearnCameras) -> LearntRig:
+def check_cameras(sessions: Sequence[Session]) -> list[Finding]:
+    """Find rigs that the people in them contradict: corrected cameras would leave much less of the residual.
+
+    One finding a rig, of the first session that it filmed; sessions with equal cameras are judged together.
+    """
+    by_rig: dict[bytes, list[Session]] = {}
+    for session in sessions:
+        by_rig.setdefault(_key(session), []).append(session)
+    checked = (_misfit(own) for own in by_rig.values())
+    return [finding for finding in checked if finding is not None]
+
+
+def _misfit(sessions: Sequence[Session]) -> Finding | None:
+    flat = np.concatenate([s.keypoints.reshape(len(s.rig), -1, 3) for s in sessions], 1)
+    thinned = flat[:, :: max(1, flat.shape[1] // CHECKED_POINTS)]
+    rig = adjust(sessions[0].rig, thinned, "all", CHECKED_ROUNDS)
+    # with points as well placed: better points alone leave less of a residual, too
+    before = adjust(sessions[0].rig, thinned, "none", CHECKED_ROUNDS).residual_px[1]
+    after = rig.residual_px[1]
+    if after > MISFIT * before:
+        return None
+    worst = max(rig.to_dict()["cameras"], key=lambda c: c["rotation_deg"] + c["centre_mm"] / 50)
+    told = (
+        f"its cameras do not fit the people in it: residual {before:.1f} px, {after:.1f} px with corrected ones "
+        f"({worst['name']} by {worst['rotation_deg']:.2f} degrees, {worst['centre_mm']:.0f} mm and "
+        f"{worst['focal_percent']:.1f} % of its focal length). Calibrate again, or use --learn-cameras all"
+    )
+    return Finding(sessions[0].name, told, True, after / before)
+
+
+def adjust(
+    cameras: tuple[Camera, ...], keypoints: NDArray[np.float32], what: LearnCameras, rounds: int = ROUNDS
+) -> LearntRig:
     """Adjust one rig to keypoints (views, points, 3), raw pixels and confidence; what one view sees is ignored."""
     points = triangulate(keypoints, cameras)[0]
     known = np.isfinite(points).all(-1)
@@ -99,7 +135,7 @@ def adjust(cameras: tuple[Camera, ...], keypoints: NDArray[np.float32], what: Le
     problem = _Problem(cameras, keypoints[:, known])
     X, change = torch.from_numpy(points[known]), torch.zeros(len(cameras), 9, dtype=torch.float64)
     before = problem.median_px(change, X)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         change, X = problem.improve(change, X, FREE[what])
     learnt = tuple(_changed(c, row) for c, row in zip(cameras, change, strict=True))
     return LearntRig(cameras, learnt, (before, problem.median_px(change, X)))

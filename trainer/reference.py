@@ -1,36 +1,90 @@
-"""The reference set: real windows that a run keeps, for the export to check parity on and a refresh not to lose."""
+"""What a run keeps of its data for the bundle: the reference set, and what an adaptation rehearses.
+
+The reference set is real windows that nothing was trained on: the export checks parity on them, and a refresh must not
+lose on them. Another such set is watched by adaptations while they are made. What is rehearsed is a third, a part of
+what the run was trained on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from edgelift.poses.cameras import world_to_camera
-from edgelift.poses.sessions import Session, save_arrays
-from edgelift.runtime.bundle import REFERENCE
+from edgelift.poses.reconstruction import reconstruct
+from edgelift.poses.sessions import Session, save_arrays, save_together
+from edgelift.runtime.bundle import REFERENCE, REPLAY, WATCH
+from edgelift.trainer.data import KNOWN_SIGMA_M, MultiView
 from edgelift.trainer.settings import TrainSettings
 
 REFERENCE_WINDOWS = 512
+STRETCH_FRAMES = 60
+REPLAY_FRAMES = 6000  # multi-view frames: 5 minutes at 20 a second, about 4 MB with four views
 
 
-def save_reference(run: Path, sessions: Sequence[Session], settings: TrainSettings, held_out: bool) -> None:
-    """Keep REFERENCE_WINDOWS real windows or fewer, as many of every session and view, for export to check parity on.
+def save_replay(run: Path, data: MultiView, sessions: Sequence[Session], settings: TrainSettings) -> None:
+    """Keep REPLAY_FRAMES of the frames that a run trains on, or all, in stretches that are spread evenly.
 
+    data: of the same sessions in the same order. Poses are those that the teacher gave: true ones are not kept.
+    """
+    teacher = settings.supervision == "views" and settings.loss == "teacher"
+    counts = torch.bincount(data.session, minlength=len(sessions)).tolist()
+    kept: list[Session] = []
+    for number, parts in enumerate(stretches(counts)):
+        if parts:
+            target = data.target[data.session == number].cpu().numpy()
+            poses = np.where(target[..., 3:] > 0, target[..., :3], np.float32(np.nan)) if teacher else None
+            own = replace(sessions[number], poses=None).to_skeleton(settings.input.skeleton)
+            taught = replace(own, poses=poses, poses_source="triangulation")
+            kept += [taught.during(part) for part in parts]
+    save_together(kept, run / REPLAY)
+
+
+def stretches(counts: Sequence[int]) -> list[list[slice]]:
+    """For sessions of so many frames, which frames of each to keep: all of a few, of many stretches spread evenly."""
+    total = sum(counts)
+    if total <= REPLAY_FRAMES:
+        return [[slice(0, count)] for count in counts]
+    firsts = np.cumsum([0, *counts[:-1]])
+    starts = np.arange(0, total, total * STRETCH_FRAMES // REPLAY_FRAMES)
+    kept = []
+    for first, count in zip(firsts, counts, strict=True):
+        own = starts[(starts >= first) & (starts < first + count)] - first
+        kept.append([slice(int(at), int(min(at + STRETCH_FRAMES, count))) for at in own])
+    return kept
+
+
+def save_held_out(run: Path, sessions: Sequence[Session], settings: TrainSettings, held_out: bool) -> None:
+    """Keep the reference set of every other session, and what adaptations watch of those between; of one, of both."""
+    several = isinstance(sessions, Sequence) and len(sessions) > 1
+    save_windows(run / REFERENCE, sessions[::2] if several else sessions, settings, held_out)
+    save_windows(run / WATCH, sessions[1::2] if several else sessions, settings, held_out, seed=1)
+
+
+def save_windows(
+    path: Path, sessions: Sequence[Session], settings: TrainSettings, held_out: bool, seed: int = 0
+) -> None:
+    """Keep REFERENCE_WINDOWS real windows or fewer, as many of every session and view.
+
+    With the session's poses, or those reconstructed from its views where it has none, NaN where neither is known.
     Which of a view's is left to chance: a fixed place, such as its start, would be the same moment in all of them.
     """
-    chance = np.random.default_rng(0)
+    chance = np.random.default_rng(seed)
     chosen = np.unique(np.linspace(0, len(sessions) - 1, REFERENCE_WINDOWS).round().astype(int))
     parts: list[tuple[NDArray[np.float32], ...]] = []
     for number in chosen.tolist():
         session = sessions[number].to_skeleton(settings.input.skeleton)
+        poses = _known_poses(session)
         each = -(-REFERENCE_WINDOWS // (len(chosen) * len(session.rig)))
-        parts += [_some(_windows(session, view, settings), each, chance) for view in range(len(session.rig))]
+        parts += [_some(_windows(session, poses, view, settings), each, chance) for view in range(len(session.rig))]
     columns = _some([np.concatenate(column) for column in zip(*parts, strict=True)], REFERENCE_WINDOWS, chance)
     names = ("keypoints", "intrinsics", "poses")
-    save_arrays(run / REFERENCE, dict(zip(names, columns, strict=True)) | {"held_out": np.array(held_out)})
+    save_arrays(path, dict(zip(names, columns, strict=True)) | {"held_out": np.array(held_out)})
 
 
 def _some(
@@ -42,11 +96,23 @@ def _some(
     return tuple(column[keep] for column in columns)
 
 
-def _windows(session: Session, view: int, settings: TrainSettings) -> tuple[NDArray[np.float32], ...]:
+def _known_poses(session: Session) -> NDArray[np.float64] | None:
+    """World poses (frames, joints, 3) in metres: the session's own, else reconstructed; None from one view alone."""
+    if session.poses is not None:
+        return session.poses.astype(np.float64)
+    if session.cameras is None or not ((session.keypoints[..., 2] > 0).sum(0) >= 2).any():
+        return None
+    found = reconstruct(session)
+    return np.where((found.sigma < KNOWN_SIGMA_M)[..., None], found.poses, np.nan)
+
+
+def _windows(
+    session: Session, world: NDArray[np.float64] | None, view: int, settings: TrainSettings
+) -> tuple[NDArray[np.float32], ...]:
     camera = session.rig[view]
     windows = settings.input.windows(session, view)
     intrinsics = np.tile(settings.input.intrinsics(camera, camera.size), (len(windows), 1))
     poses = np.full((len(windows), *windows.shape[2:]), np.nan)
-    if session.poses is not None:
-        poses = world_to_camera(session.poses, camera)
+    if world is not None:
+        poses = world_to_camera(world, camera)
     return windows, intrinsics, poses.astype(np.float32)

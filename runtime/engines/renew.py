@@ -35,10 +35,11 @@ def _renewed(engine: Attachment, old: Bundle, new: Bundle, check: bool) -> dict[
     told = {"engine": engine.path.name} | asdict(decision)
     if not decision.refit:
         return told | {"rebuild": rebuild_command(new, engine.facts)}
-    return told if check else told | {"path": str(_refitted(engine, new).path)}
+    return told if check else told | {"path": str(refitted(engine, new).path)}
 
 
-def _refitted(engine: Attachment, new: Bundle) -> Attachment:
+def refitted(engine: Attachment, new: Bundle) -> Attachment:
+    """Give a new bundle an engine of its predecessor with the new weights; EdgeliftError where it does not hold."""
     facts = engine.facts
     trt = load(facts["flavour"])
     why_not = obstacle(facts, trt.version, find_gpu())

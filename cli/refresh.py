@@ -1,0 +1,187 @@
+"""Commands that keep a deployed lifter up to date: adapt, registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from edgelift.cli.output import Json, Sessions, app, finish, progress, say, seconds_of
+
+
+@app.command(epilog="Example: edgelift adapt registry take1.npz take2.npz -o registry --budget 60s")
+def adapt(
+    source: Annotated[Path, typer.Argument(help="A registry, or a bundle that begins a new one.")],
+    sessions: Sessions,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The registry that gets the next version.")],
+    budget: Annotated[str, typer.Option(help="For everything, from the first file to the version: 60s, 10m.")] = "60s",
+    learn_cameras: Annotated[
+        Literal["none", "extrinsics", "intrinsics", "all"],
+        typer.Option(help="Correct the sessions' cameras by the people in them first."),
+    ] = "none",
+    steps: Annotated[int, typer.Option(min=1, help="At most; as many as fit into the budget are made.")] = 600,
+    seed: int = 0,
+    force: Annotated[bool, typer.Option("--force", help="Publish what is refused; the manifest says so.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Adapt a lifter to recorded sessions, without labels; publish it if it is proved to be better."""
+    from edgelift.trainer.adapt import AdaptSettings
+    from edgelift.trainer.refresh import RefreshSettings, refresh
+
+    settings = RefreshSettings(seconds_of("--budget", budget), learn_cameras, force, AdaptSettings(steps, seed=seed))
+    with progress("adapting") as tell:
+        result = refresh(
+            source, sessions, output, settings, lambda stage: say.print(f"  {stage}"),
+            lambda step, steps, error: tell(step, steps, "" if error is None else f"held out {error:.1f} mm"),
+        )  # fmt: skip
+    facts = result.to_dict()
+    finish(facts, as_json, *_measures(facts), *_outcome(facts))
+    if result.version is None:
+        raise typer.Exit(REFUSED)
+
+
+REFUSED = 3  # the exit code of a refresh that was refused: neither well done nor a mistake of the user's
+
+
+def _measures(facts: dict[str, Any]) -> list[str]:
+    measures = (facts["gate"] or {"measures": {}})["measures"]
+    return [f"note: {f['session']}: {f['what']}" for f in facts["findings"] if not f["refused"]] + [
+        f"  {name}: {m['base']:.1f} -> {m['candidate']:.1f} (x {m['ratio']:.3f}, {m['interval'][0]:.3f} to "
+        f"{m['interval'][1]:.3f})"
+        for name, m in measures.items()
+    ]
+
+
+def _outcome(facts: dict[str, Any]) -> list[str]:
+    spent = f"{sum(facts['seconds'].values()):.0f} s"
+    against = [f"  against it: {reason}" for reason in facts["reasons"]]
+    if facts["version"] is None:
+        return [*against, f"refused, {facts['base']} stays current; {spent} -> {facts['kept']}"]
+    how = "published by force" if facts["forced"] else "published"
+    left = [f"  not renewed: {a['file']}: {a['why_not']}" for a in facts["additions"] if "why_not" in a]
+    return [*against, *left, f"{how}: {facts['version']}, made from {facts['base']}; {spent} -> {facts['registry']}"]
+
+
+registry = typer.Typer(help="Look after a registry of versions.", no_args_is_help=True)
+app.add_typer(registry, name="registry")
+Where = Annotated[Path, typer.Argument(help="A registry.")]
+
+
+@registry.command("list", epilog="Example: edgelift registry list registry")
+def list_versions(where: Where, as_json: Json = False) -> None:
+    """List versions with their lineage; every file is verified."""
+    from edgelift.runtime.versions import overview
+
+    found = overview(where)
+    finish({"registry": str(where), "versions": [vars(v) for v in found]}, as_json)
+    if as_json:
+        return
+    table = Table("version", "state", "made from", "when", "sessions", "reprojection", "reference", "")
+    for v in found:
+        ratios = ("" if r is None else f"x {r:.3f}" for r in (v.reprojection, v.reference))
+        note = v.why or ("forced" if v.forced else "")
+        table.add_row(v.name, v.state, v.parent or "", v.made_at or "", str(v.sessions or ""), *ratios, note)
+    Console(highlight=False).print(table)
+
+
+@registry.command(epilog="Example: edgelift registry show registry v0002")
+def show(
+    where: Where,
+    version: Annotated[str | None, typer.Argument(help="The current one if none is named.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show where a version comes from: sessions, figures, findings, history."""
+    from edgelift.runtime.versions import details
+
+    facts = details(where, version)
+    finish(facts, as_json)
+    if not as_json:
+        for line in _shown(facts):
+            Console(highlight=False, markup=False).print(line)
+
+
+def _shown(facts: dict[str, Any]) -> list[str]:
+    current = ", the current version" if facts["current"] else ""
+    lines = [f"{facts['version']}{current}: {facts['skeleton']}, {facts['frames']} frame(s), {facts['camera_input']}"]
+    refresh = facts["refresh"]
+    if refresh is None:
+        return [*lines, "  where the registry began"]
+    lines.append(f"  made from {facts['parent']['version']} at {refresh['made_at']}" + ", by force" * refresh["forced"])
+    lines += [
+        f"  session {s['name']}: {s['seconds']:.0f} s, {len(s['cameras'])} cameras, {s['fingerprint'][:12]}"
+        for s in refresh["sessions"]
+    ]
+    lines += [f"  against it: {reason}" for reason in refresh["reasons"]]
+    lines += _measures({"gate": refresh["gate"], "findings": refresh["findings"]})
+    return lines + [f"  {event['what']}: {event['previous']} -> {event['version']}" for event in facts["history"]]
+
+
+@registry.command(epilog="Example: edgelift registry diff registry v0001 v0002 take3.npz -o diff.png")
+def diff(
+    where: Where,
+    first: Annotated[str, typer.Argument(help="A version.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    sessions: Annotated[list[Path] | None, typer.Argument(help="Sessions to compare them on, too.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A picture of it, PNG.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold two versions against each other, joint by joint."""
+    from edgelift.poses.sessions import load_sessions
+    from edgelift.runtime.publish import load_version
+    from edgelift.runtime.versions import difference
+
+    bundles = load_version(where, first), load_version(where, second)
+    facts = difference(*bundles, load_sessions(sessions or []))
+    if output is not None:
+        from edgelift.trainer.versions_picture import draw_difference, standing
+
+        skeleton = bundles[0].skeleton
+        draw_difference(facts, skeleton, standing(bundles[0].reference()["poses"], skeleton), output)
+    facts["picture"] = None if output is None else str(output)
+    finish(facts, as_json, *([] if output is None else [f"picture -> {output}"]))
+    if not as_json:
+        _print_difference(facts)
+
+
+def _print_difference(facts: dict[str, Any]) -> None:
+    out = Console(highlight=False)
+    for kind in ("reference", "sessions"):
+        part = facts[kind]
+        if part is None:
+            continue
+        table = Table("joint", *facts["versions"], "change", title=f"{kind}, mm")
+        for name, before, after in zip(facts["joints"], *part["joints_mm"], strict=True):
+            unknown = before is None or after is None
+            row = ("-", "-", "-") if unknown else (f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}")
+            table.add_row(name, *row)
+        table.add_row("mean", *("-" if m is None else f"{m:.1f}" for m in part["mean_mm"]), "", end_section=True)
+        out.print(table)
+
+
+@registry.command(epilog="Example: edgelift registry rollback registry --to v0001")
+def rollback(
+    where: Where,
+    to: Annotated[str | None, typer.Option(help="A version; the current one's parent if none is named.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make an older version the current one; running loops return to it."""
+    from edgelift.runtime.publish import rollback as run
+
+    before, now = run(where, to)
+    finish({"registry": str(where), "from": before, "to": now}, as_json, f"{before} -> {now}: current in {where}")
+
+
+@registry.command(epilog="Example: edgelift registry prune registry --keep 5")
+def prune(
+    where: Where,
+    keep: Annotated[int, typer.Option(help="The newest so many stay, the current one and its parent in any case.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Remove old versions."""
+    from edgelift.runtime.publish import prune as run
+
+    gone = run(where, keep)
+    finish({"registry": str(where), "removed": gone}, as_json, f"{len(gone)} versions removed from {where}")

@@ -1,0 +1,259 @@
+"""Refresh: from recorded sessions to the next version of a lifter, or to the reason why there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edgelift.calibration.soundness import Finding, bone_lengths, compare_build, examine
+from edgelift.export.bundles import Reference, export_bundle
+from edgelift.export.renewal import renew_additions
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.files import make_durable
+from edgelift.poses.sessions import Session, load_sessions, load_together
+from edgelift.runtime.bundle import REPLAY, WATCH, Bundle, load_bundle
+from edgelift.runtime.publish import REFUSED, check_registry, create, publish, staging
+from edgelift.runtime.registry import bundle_path, is_registry
+from edgelift.trainer.adapt import Adapted, AdaptSettings, adapt
+from edgelift.trainer.data import fingerprint
+from edgelift.trainer.deploy import checkpoint_of
+from edgelift.trainer.gate import Verdict, judge
+from edgelift.trainer.learn_cameras import check_cameras, learn_cameras
+from edgelift.trainer.settings import LearnCameras
+from edgelift.trainer.validation import module_lift
+
+RESERVED_S = 15.0  # of the budget, for the gate, the export and the publication
+HELD_OUT_SHARE, LEAST_HELD_OUT_S, APART_S = 0.2, 2.0, 0.5
+WORK = ".work-"
+Say = Callable[[str], None]
+Told = Callable[[int, int, float | None], None]
+
+
+@dataclass(frozen=True)
+class RefreshSettings:
+    """budget_s: for everything, from the first file read to the version published. force: publish what is refused."""
+
+    budget_s: float = 60.0
+    learn_cameras: LearnCameras = "none"
+    force: bool = False
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+
+
+@dataclass
+class Refreshed:
+    """What a refresh came to. version: what was published, None if it was refused; kept: where a refused one lies."""
+
+    registry: Path
+    base: str
+    version: str | None = None
+    kept: Path | None = None
+    forced: bool = False
+    reasons: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    verdict: Verdict | None = None
+    adapted: Adapted | None = None
+    additions: list[dict[str, Any]] = field(default_factory=list)
+    learnt: list[dict[str, Any]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of `edgelift adapt --json`."""
+        gate = None if self.verdict is None else self.verdict.to_dict()
+        steps = None if self.adapted is None else {
+            "steps": self.adapted.steps, "best_step": self.adapted.best_step, "share": self.adapted.share,
+            "curve": self.adapted.curve,
+        }  # fmt: skip
+        return {
+            "registry": str(self.registry), "base": self.base, "version": self.version, "forced": self.forced,
+            "kept": None if self.kept is None else str(self.kept), "reasons": self.reasons,
+            "findings": [asdict(f) for f in self.findings], "gate": gate, "adaptation": steps,
+            "learnt_cameras": self.learnt, "additions": self.additions,
+            "seconds": {name: round(spent, 2) for name, spent in self.seconds.items()},
+        }  # fmt: skip
+
+    @contextmanager
+    def timed(self, stage: str, say: Say = lambda line: None) -> Iterator[None]:
+        """Count the seconds of a stage."""
+        say(stage)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def refresh(
+    source: Path, paths: Sequence[Path], registry: Path, settings: RefreshSettings, say: Say = lambda line: None,
+    told: Told = lambda step, steps, error: None,
+) -> Refreshed:  # fmt: skip
+    """Adapt a lifter to sessions, prove it, and publish it as the next version of a registry.
+
+    source: a bundle, which begins a new registry, or the registry itself. Where the sessions or the gate speak against
+    it nothing is published, and what was made is kept under `refused/` with its report, unless settings.force.
+    """
+    started = time.perf_counter()
+    base = begin(source, registry)
+    result = Refreshed(registry, base.path.name)
+    with result.timed("sessions", say):
+        sessions = examined(load_sessions(paths), base, settings.learn_cameras, result)
+    if result.reasons and not settings.force:
+        result.kept = _refuse(result, None)
+        return result
+    taught, held_out = split(sessions)
+    work = _work(registry, base, sessions, settings)
+    with result.timed("adapt", say):
+        checkpoint = checkpoint_of(base)
+        seconds = max(1.0, settings.budget_s - RESERVED_S - (time.perf_counter() - started))
+        result.adapted = adapt(
+            checkpoint, taught, replace(settings.adapt, seconds=seconds), told, _replay(base), held_out, base.watch(),
+            work,
+        )  # fmt: skip
+    with result.timed("gate", say):
+        lifts = module_lift(checkpoint.model()), module_lift(result.adapted.model)
+        result.verdict = judge(*lifts, held_out, base.reference(), base.input)
+    result.reasons += ["nothing beats the base on what is held out"] if not result.adapted.best_step else []
+    result.reasons += result.verdict.reasons
+    result.forced = bool(result.reasons) and settings.force
+    with staging(registry) as folder:
+        bundle = _export(result, base, sessions, folder, say)
+        with result.timed("publish", say):
+            if result.reasons and not settings.force:
+                result.kept = _refuse(result, bundle)
+            else:
+                result.version = publish(registry, bundle, base.path.name, "forced" if result.forced else "published")
+    work.unlink(missing_ok=True)
+    return result
+
+
+def begin(source: Path, registry: Path) -> Bundle:
+    """Return the version to start from: the registry's current one; a bundle becomes a registry's first version."""
+    if source.resolve() != registry.resolve():
+        bundle = load_bundle(bundle_path(source))
+        if not is_registry(registry):
+            create(registry, bundle)
+        elif load_bundle(bundle_path(registry)).manifest["seal"] != bundle.manifest["seal"]:
+            raise EdgeliftError(
+                f"-o {registry}", f"a registry whose current version is not {source}", "a new path, or its own",
+                f"Run: edgelift adapt {registry} SESSIONS -o {registry}",
+            )  # fmt: skip
+    check_registry(registry)
+    return load_bundle(bundle_path(registry))
+
+
+def examined(sessions: list[Session], base: Bundle, learn: LearnCameras, result: Refreshed) -> Sequence[Session]:
+    """Look at sessions before anything is learnt from them; what speaks against them goes into `result`.
+
+    Returns them in the lifter's skeleton, with their learnt cameras where those are asked for.
+    """
+    own: Sequence[Session] = [s.to_skeleton(base.skeleton) for s in sessions]
+    result.findings += [finding for s in own for finding in best_explained(s)]
+    sound = not any(f.refused for f in result.findings)
+    if sound and learn != "none":
+        learnt = learn_cameras(own, learn)
+        result.learnt = [rig.to_dict() for rig in learnt.rigs.values()]
+        own = list(learnt)
+    elif sound:
+        result.findings += check_cameras(own)
+    known = bone_lengths(base.reference()["poses"], base.skeleton)
+    for person in sorted({s.subject for s in own}) if sound else ():
+        result.findings += compare_build([s for s in own if s.subject == person], known)
+    result.reasons += [str(f) for f in result.findings if f.refused]
+    return own
+
+
+def best_explained(session: Session) -> list[Finding]:
+    """Examine a session. A camera that moved looks like a late one to somebody who walks: what fits better is told."""
+    findings = examine(session)
+    late = [f.left for f in findings if f.left is not None]
+    moved = check_cameras([session]) if late else []
+    return moved if moved and (moved[0].left or 1.0) < max(late) else findings
+
+
+def split(sessions: Sequence[Session]) -> tuple[list[Session], list[Session]]:
+    """What is trained on, and the end of every session, which judges: apart by a moment, as neighbours are alike."""
+    taught, held_out = [], []
+    for session in sessions:
+        times = session.timestamps - session.timestamps[0]
+        cut = times[-1] - max(HELD_OUT_SHARE * times[-1], LEAST_HELD_OUT_S)
+        before, after = int((times < cut - APART_S).sum()), int((times < cut).sum())
+        if before < 2:  # too short to be parted
+            taught.append(session)
+        else:
+            taught.append(session.during(slice(0, before)))
+            held_out.append(session.during(slice(after, None)))
+    return taught, held_out
+
+
+def _replay(base: Bundle) -> list[Session]:
+    """What the base keeps to be rehearsed; what one camera saw alone cannot be."""
+    path = base.path / REPLAY
+    return [s for s in load_together(path) if len(s.rig) >= 2] if path.is_file() else []
+
+
+def _work(registry: Path, base: Bundle, sessions: Sequence[Session], settings: RefreshSettings) -> Path:
+    """Where this very adaptation is saved as it goes; those of other versions are of no use any more."""
+    told = json.dumps([base.manifest["seal"], fingerprint(sessions, False), asdict(settings.adapt)])
+    path = registry / f"{WORK}{base.path.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    for other in registry.glob(f"{WORK}*"):
+        if not other.name.startswith(f"{WORK}{base.path.name}-"):
+            other.unlink(missing_ok=True)
+    return path
+
+
+def _export(result: Refreshed, base: Bundle, sessions: Sequence[Session], folder: Path, say: Say) -> Path:
+    """Write the candidate's bundle into a folder, with all that the base had beside its graph."""
+    assert result.adapted is not None
+    with result.timed("export", say):
+        bundle = export_bundle(
+            result.adapted.model, folder / "bundle", base.input, Reference(**base.reference()),
+            base.manifest["training"], [base.path / name for name in (WATCH, REPLAY)],
+            _lineage(result, base, sessions),
+        )  # fmt: skip
+    with result.timed("engines", say):
+        result.additions = renew_additions(base, bundle)
+    return bundle.path
+
+
+def _lineage(result: Refreshed, base: Bundle, sessions: Sequence[Session]) -> dict[str, Any]:
+    """Where a version comes from, for its manifest."""
+    told = result.to_dict()
+    kept = ("forced", "reasons", "findings", "gate", "adaptation", "learnt_cameras")
+    return {
+        "parent": {"version": base.path.name, "seal": base.manifest["seal"]},
+        "refresh": {"made_at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        | {key: told[key] for key in kept}
+        | {"sessions": [_origin(session) for session in sessions]},
+    }
+
+
+def _origin(session: Session) -> dict[str, Any]:
+    return {
+        "name": session.name, "fingerprint": fingerprint([session], with_poses=False), "subject": session.subject,
+        "action": session.action, "cameras": list(session.camera_names), "frames": len(session.timestamps),
+        "seconds": round(float(session.timestamps[-1] - session.timestamps[0]), 2),
+    }  # fmt: skip
+
+
+def _refuse(result: Refreshed, bundle: Path | None) -> Path:
+    """Keep what was refused, with its report, under the registry's `refused/`; returns where."""
+    home = result.registry / REFUSED
+    home.mkdir(exist_ok=True)
+    with staging(result.registry) as folder:
+        whole = folder / "refused"
+        whole.mkdir()
+        if bundle is not None:
+            os.rename(bundle, whole / "bundle")
+        number = max([int(p.name) for p in home.iterdir() if p.name.isdecimal()], default=0) + 1
+        result.kept = home / f"{number:04d}"
+        (whole / "report.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+        make_durable(whole)
+        os.rename(whole, result.kept)
+    return result.kept
