@@ -185,3 +185,32 @@ def prune(
 
     gone = run(where, keep)
     finish({"registry": str(where), "removed": gone}, as_json, f"{len(gone)} versions removed from {where}")
+
+
+@app.command(epilog="Example: edgelift watch recordings registry --budget 60s")
+def watch(
+    folder: Annotated[Path, typer.Argument(help="Where finished sessions (.npz) appear.")],
+    where: Where,
+    budget: Annotated[str, typer.Option(help="Of each adaptation.")] = "60s",
+    settle: Annotated[str, typer.Option(help="A file that has not changed for so long is finished.")] = "5s",
+    learn_cameras: Annotated[
+        Literal["none", "extrinsics", "intrinsics", "all"], typer.Option(help="As of `adapt`.")
+    ] = "none",
+    once: Annotated[bool, typer.Option("--once", help="Adapt to what lies there now, and end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Watch a folder: adapt to each finished session, judge, publish; until Ctrl-C."""
+    from edgelift.cli.live import until_signal
+    from edgelift.trainer.watch import PAGE, WatchSettings
+    from edgelift.trainer.watch import watch as run
+
+    seconds_of("--budget", budget)
+    settings = WatchSettings(
+        seconds_of("--settle", settle), once=once, adapt=("--budget", budget, "--learn-cameras", learn_cameras)
+    )
+    with until_signal() as stopped:
+        state = run(folder, where, settings, stopped, say.print)
+    counts = {how: sum(run["how"] == how for run in state.runs) for how in ("published", "refused", "failed")}
+    facts = {"registry": str(where), "page": str(where / PAGE), **counts}
+    told = ", ".join(f"{number} {how}" for how, number in counts.items())
+    finish(facts, as_json, f"{told}, since the first start -> {facts['page']}")

@@ -94,16 +94,15 @@ def learn_cameras(sessions: Sequence[Session], what: LearnCameras) -> Recalibrat
 def check_cameras(sessions: Sequence[Session]) -> list[Finding]:
     """Find rigs that the people in them contradict: corrected cameras would leave much less of the residual.
 
-    One finding a rig, of the first session that it filmed; sessions with equal cameras are judged together.
+    Sessions with equal cameras are judged together, and all of them are found fault with.
     """
     by_rig: dict[bytes, list[Session]] = {}
     for session in sessions:
         by_rig.setdefault(_key(session), []).append(session)
-    checked = (_misfit(own) for own in by_rig.values())
-    return [finding for finding in checked if finding is not None]
+    return [finding for own in by_rig.values() for finding in _misfit(own)]
 
 
-def _misfit(sessions: Sequence[Session]) -> Finding | None:
+def _misfit(sessions: Sequence[Session]) -> list[Finding]:
     flat = np.concatenate([s.keypoints.reshape(len(s.rig), -1, 3) for s in sessions], 1)
     thinned = flat[:, :: max(1, flat.shape[1] // CHECKED_POINTS)]
     rig = adjust(sessions[0].rig, thinned, "all", CHECKED_ROUNDS)
@@ -111,14 +110,14 @@ def _misfit(sessions: Sequence[Session]) -> Finding | None:
     before = adjust(sessions[0].rig, thinned, "none", CHECKED_ROUNDS).residual_px[1]
     after = rig.residual_px[1]
     if after > MISFIT * before:
-        return None
+        return []
     worst = max(rig.to_dict()["cameras"], key=lambda c: c["rotation_deg"] + c["centre_mm"] / 50)
     told = (
         f"its cameras do not fit the people in it: residual {before:.1f} px, {after:.1f} px with corrected ones "
         f"({worst['name']} by {worst['rotation_deg']:.2f} degrees, {worst['centre_mm']:.0f} mm and "
         f"{worst['focal_percent']:.1f} % of its focal length). Calibrate again, or use --learn-cameras all"
     )
-    return Finding(sessions[0].name, told, True, after / before)
+    return [Finding(session.name, told, True, after / before) for session in sessions]
 
 
 def adjust(

@@ -113,7 +113,7 @@ def refresh(
         checkpoint = checkpoint_of(base)
         seconds = max(1.0, settings.budget_s - RESERVED_S - (time.perf_counter() - started))
         result.adapted = adapt(
-            checkpoint, taught, replace(settings.adapt, seconds=seconds), told, _replay(base), held_out, base.watch(),
+            checkpoint, taught, replace(settings.adapt, seconds=seconds), told, replayed(base), held_out, base.watch(),
             work,
         )  # fmt: skip
     with result.timed("gate", say):
@@ -192,7 +192,7 @@ def split(sessions: Sequence[Session]) -> tuple[list[Session], list[Session]]:
     return taught, held_out
 
 
-def _replay(base: Bundle) -> list[Session]:
+def replayed(base: Bundle) -> list[Session]:
     """What the base keeps to be rehearsed; what one camera saw alone cannot be."""
     path = base.path / REPLAY
     return [s for s in load_together(path) if len(s.rig) >= 2] if path.is_file() else []

@@ -19,12 +19,13 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from takes import PEOPLE, recorded
+from takes import PEOPLE, RECORDED_HZ, recorded
 
 from edgelift.poses.metrics import mixed_errors
 from edgelift.poses.sessions import Session, save_session
@@ -32,6 +33,7 @@ from edgelift.runtime.backends import open_backend
 from edgelift.runtime.bundle import Bundle, load_bundle
 from edgelift.runtime.counts import Live
 from edgelift.runtime.evaluate import backend_lift, evaluate, lift_views
+from edgelift.runtime.publish import create
 from edgelift.runtime.registry import bundle_path
 from edgelift.runtime.start import LiftSettings, lift
 from edgelift.runtime.swap import SwapSettings
@@ -48,9 +50,10 @@ def person_row(person: str, options: argparse.Namespace, folder: Path) -> dict[s
     for session in takes.first:
         save_session(session, folder / "first" / f"{session.name}.npz")
     registry = folder / "registry"
-    command = [sys.executable, "-m", "edgelift.cli", "adapt", str(options.runs / f"{person}.bundle"),
-               str(folder / "first"), "-o", str(registry), "--budget", options.budget, "--json"]  # fmt: skip
-    follower = Following(registry, takes.later[0], folder, options.runs / f"{person}.bundle") if person == LONG else None
+    command = [sys.executable, "-m", "edgelift.cli", "adapt", str(options.runs / f"{person}.bundle")]
+    command += [str(folder / "first"), "-o", str(registry), "--budget", options.budget, "--json"]
+    base = load_bundle(options.runs / f"{person}.bundle")
+    follower = Following(registry, takes.later, folder, base) if person == LONG else None
     started = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     seconds = time.perf_counter() - started
@@ -59,7 +62,7 @@ def person_row(person: str, options: argparse.Namespace, folder: Path) -> dict[s
     row["first_s"], row["later_s"] = (round(sum(map(_seconds, side)), 1) for side in (takes.first, takes.later))
     if follower is not None:
         row |= follower.end(started)
-    return row | scored(load_bundle(options.runs / f"{person}.bundle"), load_bundle(bundle_path(registry)), takes.later)
+    return row | scored(base, load_bundle(bundle_path(registry)), takes.later)
 
 
 def scored(base: Bundle, now: Bundle, later: list[Session]) -> dict[str, Any]:
@@ -91,18 +94,15 @@ def block_sums(run: Any, session: Session, bundle: Bundle) -> np.ndarray:
 
 
 class Following:
-    """A loop that lifts one of the person's later takes, over and over, and follows the registry."""
+    """A loop that lifts one view of the person's later takes as it was recorded, and follows the registry."""
 
-    def __init__(self, registry: Path, session: Session, folder: Path, base: Path) -> None:
-        from edgelift.runtime.publish import create
-
-        create(registry, load_bundle(base))
-        self.live, self.sink, self.stopping = Live(), folder / "poses.jsonl", threading.Event()
-        take = folder / "live.npz"
-        save_session(session, take)
+    def __init__(self, registry: Path, later: list[Session], folder: Path, base: Bundle) -> None:
+        create(registry, base)
+        self.live, self.stopping, take = Live(), threading.Event(), folder / "live.npz"
+        save_session(on_and_on(later), take)
         settings = LiftSettings(
-            bundle=registry, sources=(str(take),) * 1, sinks=(str(self.sink),), camera=session.camera_names[:1],
-            rate=_seconds(session) / 600.0, follow=True, swap=SwapSettings(SHADOW_S),
+            bundle=registry, sources=(str(take),), sinks=(str(folder / "poses.jsonl"),),
+            camera=later[0].camera_names[:1], follow=True, swap=SwapSettings(SHADOW_S),
         )  # fmt: skip
         self.thread = threading.Thread(target=lift, args=(settings, self.stopping.is_set, self.live))
         self.thread.start()
@@ -116,6 +116,13 @@ class Following:
         self.thread.join()
         counts = self.live.counts
         return {"swapped_s": round(swapped, 2), "shadow_s": SHADOW_S, "swaps": counts.swaps, "lifted": counts.lifted}
+
+
+def on_and_on(takes: list[Session]) -> Session:
+    """One session of several takes, one after the other, three times over."""
+    keypoints = np.concatenate([take.keypoints for take in takes] * 3, 1)
+    times = np.arange(keypoints.shape[1]) / RECORDED_HZ
+    return replace(takes[0], keypoints=keypoints, timestamps=times, poses=None)
 
 
 def _seconds(session: Session) -> float:
