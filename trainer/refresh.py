@@ -13,6 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgelift.calibration.soundness import Finding, bone_lengths, compare_build, examine
 from edgelift.export.bundles import Reference, export_bundle
 from edgelift.export.renewal import renew_additions
@@ -31,7 +33,8 @@ from edgelift.trainer.settings import LearnCameras
 from edgelift.trainer.validation import module_lift
 
 RESERVED_S = 15.0  # of the budget, for the gate, the export and the publication
-HELD_OUT_SHARE, LEAST_HELD_OUT_S, APART_S = 0.2, 2.0, 0.5
+# of the sessions' time, the last part of each: a fifth, or as much as makes the seconds, but no more than the most
+HELD_OUT_SHARE, HELD_OUT_S, MOST_HELD_OUT, APART_S = 0.2, 7.0, 0.4, 0.5
 WORK = ".work-"
 Say = Callable[[str], None]
 Told = Callable[[int, int, float | None], None]
@@ -109,6 +112,8 @@ def refresh(
         return result
     taught, held_out = split(sessions)
     work = _work(registry, base, sessions, settings)
+    if work.is_file():
+        say("going on from what an interrupted run saved")
     with result.timed("adapt", say):
         checkpoint = checkpoint_of(base)
         seconds = max(1.0, settings.budget_s - RESERVED_S - (time.perf_counter() - started))
@@ -180,9 +185,11 @@ def best_explained(session: Session) -> list[Finding]:
 def split(sessions: Sequence[Session]) -> tuple[list[Session], list[Session]]:
     """What is trained on, and the end of every session, which judges: apart by a moment, as neighbours are alike."""
     taught, held_out = [], []
+    seconds = sum(float(np.ptp(session.timestamps)) for session in sessions)
+    share = max(HELD_OUT_SHARE, min(MOST_HELD_OUT, HELD_OUT_S / max(seconds, 1e-3)))
     for session in sessions:
         times = session.timestamps - session.timestamps[0]
-        cut = times[-1] - max(HELD_OUT_SHARE * times[-1], LEAST_HELD_OUT_S)
+        cut = (1 - share) * times[-1]
         before, after = int((times < cut - APART_S).sum()), int((times < cut).sum())
         if before < 2:  # too short to be parted
             taught.append(session)

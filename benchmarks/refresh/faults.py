@@ -2,8 +2,8 @@
 
 python benchmarks/refresh/faults.py -o benchmarks/results [--publish-kills 1000] [--adapt-kills 50]
 
-SIGKILL at random moments of publishing and of `edgelift adapt`: after each the registry must load, `current` must name a
-complete, verified version, and the next try must succeed. Then sessions and places that are wrong, each through the
+SIGKILL at random moments of publishing and of `edgelift adapt`: after each the registry must load, `current` must name
+a complete, verified version, and the next try must succeed. Then sessions and places that are wrong, each through the
 command line: the exit code, the last line said, and whether `current` and its files are untouched.
 """
 
@@ -42,6 +42,7 @@ from edgelift.trainer.settings import TrainSettings
 
 FILMED = StudioSettings(30.0, 20.0, 3.0, "detector", 0.05)
 PERSON_SEED = 77
+Ran = tuple[int, dict[str, Any], str]  # exit code, what was told to machines, what to people
 
 
 def tiny_base(folder: Path) -> Bundle:
@@ -122,7 +123,7 @@ def kill_adapt(base: Bundle, folder: Path, kills: int) -> dict[str, Any]:
         found["work_was_saved"] += saved
         found["live_before_the_kill"] += live
         code, told, said = run_adapt(registry, sessions)
-        resumed = [line for line in said.splitlines() if "goes on at step" in line]
+        resumed = [line for line in said.splitlines() if "going on from" in line]
         found["resumed"] += bool(resumed)
         found["published_after"] += code == 0 and told["version"] == current(registry)
         load_bundle(bundle_path(registry))
@@ -145,8 +146,7 @@ def start_adapt(registry: Path, sessions: Path, *more: str, **how: Any) -> subpr
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
 
 
-def run_adapt(registry: Path, sessions: Path, *more: str, **how: Any) -> tuple[int, dict[str, Any], str]:
-    """Exit code, what was told to machines, what to people."""
+def run_adapt(registry: Path, sessions: Path, *more: str, **how: Any) -> Ran:
     process = start_adapt(registry, sessions, *more, **how)
     out, said = process.communicate(timeout=600)
     return process.returncode, json.loads(out) if out.strip() else {}, said
@@ -184,10 +184,6 @@ def feet(s: Session) -> Session:
 
 def larger(s: Session) -> Session:
     return replace(s, cameras=tuple(replace(c, t=c.t * 1.15) for c in s.rig))
-
-
-def sparse(s: Session) -> Session:
-    return replace(s, keypoints=s.keypoints[:, :, :3], skeleton=skeleton("coco17")) if False else s
 
 
 SESSIONS: dict[str, Callable[[Session], Session]] = {
@@ -274,7 +270,7 @@ class mounted:  # noqa: N801 - a context manager
         subprocess.run(["umount", str(self.place)], check=True)
 
 
-def row(what: str, registry: Path, ran: tuple[int, dict[str, Any], str], expected: str | None = "v0001") -> dict[str, Any]:
+def row(what: str, registry: Path, ran: Ran, expected: str | None = "v0001") -> dict[str, Any]:
     """What came of a fault; `whole`: whether `current` is what it should be, and verifies."""
     code, told, said = ran
     try:
