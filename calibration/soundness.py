@@ -28,6 +28,8 @@ SHIFT_STEP_S = 0.02
 # what has to be gained before it is told: noise alone gains a few percent
 SHIFT_GAINS, EXCHANGE_GAINS = 0.9, 0.6
 LEAST_SHIFT_S = 0.03
+# a rig of the same form: angles between its cameras, and how much their distances' ratios differ
+SAME_TURN_RAD, SAME_FORM, SAME_SCALE = 0.01, 0.02, 0.02
 FARTHEST_BUILD = 1.25  # bones longer or shorter by more than this, all of them: another unit, or cameras out of scale
 OTHER_BUILD = 1.08
 
@@ -167,6 +169,33 @@ def _thinned(session: Session) -> Float64:
     flat = session.keypoints.reshape(len(session.keypoints), -1, 3)
     every = max(1, flat.shape[1] // POINTS)
     return flat[:, ::every].astype(np.float64)
+
+
+def compare_rigs(session: Session, known: Sequence[Sequence[Camera]]) -> list[Finding]:
+    """Refuse a session whose rig is one of the known rigs, but larger or smaller: a calibration with a wrong length.
+
+    People cannot tell that: they only seem to be larger or smaller. Cameras are matched by name; whoever moves them
+    turns them, too.
+    """
+    for rig in known:
+        own = [(c, k) for c in session.rig for k in rig if c.name == k.name]
+        scale = _scale(*zip(*own, strict=True)) if len(own) >= 2 else 1.0
+        if abs(scale - 1) > SAME_SCALE:
+            told = f"its cameras stand as those that the lifter knows do, but {scale:.3f} times as far apart"
+            return [_refused(session, f"{told}: check the lengths that they were calibrated with")]
+    return []
+
+
+def _scale(own: Sequence[Camera], known: Sequence[Camera]) -> float:
+    """How many times as large a rig is as a known one of the same form; 1 where its form is another."""
+    turns = [[a.R @ b.R.T for a, b in combinations(rig, 2)] for rig in (own, known)]
+    apart = [np.arccos(np.clip((np.trace(a @ b.T) - 1) / 2, -1, 1)) for a, b in zip(*turns, strict=True)]
+    ratios = np.array([
+        np.linalg.norm(a.centre - b.centre) / max(np.linalg.norm(c.centre - d.centre), 1e-6)
+        for (a, b), (c, d) in zip(combinations(own, 2), combinations(known, 2), strict=True)
+    ])  # fmt: skip
+    scale = float(np.median(ratios))
+    return scale if max(apart) < SAME_TURN_RAD and np.ptp(ratios) < SAME_FORM * scale else 1.0
 
 
 def bone_lengths(poses: NDArray[np.floating], skeleton: Skeleton) -> Float64:

@@ -14,8 +14,8 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from safetensors.numpy import save_file as save_numpy
-from safetensors.torch import save_file as save_torch
+from safetensors.numpy import save as numpy_bytes  # to bytes: its own writing says little of a full disk
+from safetensors.torch import save as torch_bytes
 from torch import nn
 
 from edgelift.export.onnx_graph import PARITY_BATCHES, export_onnx, graph_facts, graph_inputs, parity_mm
@@ -69,8 +69,8 @@ def export_bundle(
         manifest["graph"] = graph_facts(proto, list(model.state_dict()))
         manifest["parity"] = {"worst_joint_mm": worst, "windows": len(reference.keypoints), "batches": PARITY_BATCHES}
         manifest["inputs"] = graph_inputs(proto)
-        save_torch({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS)
-        save_numpy(weights_of(proto, manifest["graph"]["parameters"]), folder / REFIT)
+        (folder / WEIGHTS).write_bytes(torch_bytes({k: v.contiguous() for k, v in model.state_dict().items()}))
+        (folder / REFIT).write_bytes(numpy_bytes(weights_of(proto, manifest["graph"]["parameters"])))
         np.savez_compressed(
             folder / REFERENCE,
             keypoints=reference.keypoints, intrinsics=reference.intrinsics, poses=reference.poses,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from edgelift.poses.files import replaced
@@ -37,8 +37,7 @@ Batches = list[tuple[int, Examples]]  # frames a step, and of what
 MM_PER_M = 1000.0
 PROBED = 10  # steps that are timed before the number of all is settled, where seconds are given
 LEAST_STEPS = 50
-SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)
-LOST = 1.005  # of the error on what is to be kept
+SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def adapt(
 
     rehearse: sessions that the base was trained on; every step then lifts more frames, some as they were, some in which
     the people of `sessions`, with their own bones and before their own cameras, make those movements. held_out:
-    stretches that only say when to stop. keep: windows, as a bundle's, on which little may be lost: the weights that
+    stretches that only say when to stop. keep: windows, as a bundle's, on which nothing may be lost: the weights that
     are taken lie between the base's and the best ones, as far from the base as that allows. work: a file that an
     interrupted adaptation goes on from; it is the caller's to remove, and to give for the same arguments only. Batch
     norm keeps the base's statistics. Where nothing beats the base on what is held out, `best_step` is 0 and the model
@@ -139,14 +138,14 @@ def adapt(
 def _between(
     base: Lifter, best: Lifter, watched: Watched, keep: Mapping[str, NDArray[np.float32]], root: int
 ) -> tuple[Lifter, float]:
-    """Average the weights of base and best (Wortsman et al. 2022) for the least held-out error that loses little.
+    """Average the weights of base and best (Wortsman et al. 2022) for the least held-out error that loses nothing.
 
-    Where every share loses more, the smallest is returned: the gate has the last word.
+    Where every share loses something, the smallest is returned: the gate has the last word.
     """
     before, found = _kept_mm(base, keep, root), []
     for share in SHARES:
         model = _averaged(base, best, share)
-        if _kept_mm(model, keep, root) <= LOST * before:
+        if _kept_mm(model, keep, root) <= before:
             found.append((_held_out_mm(model, watched), -share, model))
     if not found:
         return _averaged(base, best, SHARES[-1]), SHARES[-1]
@@ -190,7 +189,8 @@ def _save(path: Path, state: Adapting) -> None:
     tensors = {f"best.{k}": v.detach().contiguous() for k, v in state.best.state_dict().items()}
     header = {"steps": state.steps, "step": state.step, "curve": state.curve}
     with replaced(path) as temporary:
-        save_file(tensors | named_tensors(state.model, state.optimiser), temporary, {"adapting": json.dumps(header)})
+        tensors |= named_tensors(state.model, state.optimiser)
+        temporary.write_bytes(save(tensors, {"adapting": json.dumps(header)}))
 
 
 def _load(path: Path, state: Adapting) -> None:

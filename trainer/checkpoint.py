@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from edgelift.poses.errors import EdgeliftError
@@ -46,7 +46,8 @@ def save_checkpoint(
     tensors = named_tensors(model, optimiser)
     path = run / CHECKPOINT
     with replaced(path) as temporary:
-        save_file(tensors, temporary, {"settings": json.dumps(settings.to_dict()), "facts": json.dumps(facts)})
+        header = {"settings": json.dumps(settings.to_dict()), "facts": json.dumps(facts)}
+        temporary.write_bytes(save(tensors, header))  # to bytes: safetensors' own writing says little of a full disk
     return path
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelift.calibration.soundness import Finding, bone_lengths, compare_build, examine
+from edgelift.calibration.soundness import Finding, bone_lengths, compare_build, compare_rigs, examine
 from edgelift.export.bundles import Reference, export_bundle
 from edgelift.export.renewal import renew_additions
 from edgelift.poses.errors import EdgeliftError
@@ -167,6 +167,9 @@ def examined(sessions: list[Session], base: Bundle, learn: LearnCameras, result:
         own = list(learnt)
     elif sound:
         result.findings += check_cameras(own)
+    if sound:
+        rigs = {repr([(c.name, c.R.tolist(), c.t.tolist()) for c in s.rig]): s.rig for s in replayed(base)}
+        result.findings += [f for s in own for f in compare_rigs(s, list(rigs.values()))]
     known = bone_lengths(base.reference()["poses"], base.skeleton)
     for person in sorted({s.subject for s in own}) if sound else ():
         result.findings += compare_build([s for s in own if s.subject == person], known)
