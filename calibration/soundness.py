@@ -6,7 +6,7 @@ found by trying: a view moved in time, two views exchanged. What was found is to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -25,6 +25,7 @@ LEAST_JOINTS = 200  # that two views know: fewer say nothing of cameras
 POINTS = 3000  # joints at moments that are tried: more change no answer
 FARTHEST_SHIFT_S = 1.0
 SHIFT_STEP_S = 0.02
+REFINED = 4  # rounds, where several views lag
 # what has to be gained before it is told: noise alone gains a few percent
 SHIFT_GAINS, EXCHANGE_GAINS = 0.9, 0.6
 LEAST_SHIFT_S = 0.03
@@ -75,9 +76,7 @@ def _refused(session: Session, what: str) -> Finding:
 
 def _unsynchronised(session: Session, keypoints: Float64) -> list[Finding]:
     shifts = find_shifts(session)
-    mended = session
-    for name, shift in shifts.items():
-        mended = _moved(mended, session.view(name), shift)
+    mended = _mended(session, {session.view(name): shift for name, shift in shifts.items()})
     left = residual_rad(_thinned(mended), session.rig) / residual_rad(keypoints, session.rig)
     return [Finding(session.name, _late(name, shift), True, left) for name, shift in shifts.items()]
 
@@ -110,19 +109,29 @@ def find_shifts(session: Session) -> dict[str, float]:
     """Seconds by which views lag behind the others, of those that do, by camera name. Needs three views.
 
     A view's residual against what the other views triangulate, moved in time, is smallest at its shift. The view that
-    gains most is believed first and moved; the others are then looked at again.
+    gains most is believed first and moved, the others are then looked at again, and all that lag once more in the end:
+    the first ones were compared with views that lagged, too.
     """
-    found: dict[str, float] = {}
+    found: dict[int, float] = {}
     views = len(session.rig)
     while views >= 3 and len(found) < views - 2:
-        tried = {v: _best_shift(session, v) for v in range(views) if session.camera_names[v] not in found}
+        tried = {v: _best_shift(_mended(session, found), v) for v in range(views) if v not in found}
         worst = min(tried, key=lambda v: tried[v][1])
         shift, gain = tried[worst]
         if gain > SHIFT_GAINS or abs(shift) < LEAST_SHIFT_S:
             break
-        found[session.camera_names[worst]] = shift
-        session = _moved(session, worst, shift)
-    return found
+        found[worst] = shift
+    for _ in range(REFINED if len(found) > 1 else 0):
+        for view in found:
+            others = {other: shift for other, shift in found.items() if other != view}
+            found[view] = _best_shift(_mended(session, others), view)[0]
+    return {session.camera_names[view]: shift for view, shift in found.items()}
+
+
+def _mended(session: Session, shifts: Mapping[int, float]) -> Session:
+    for view, shift in shifts.items():
+        session = _moved(session, view, shift)
+    return session
 
 
 def _best_shift(session: Session, view: int) -> tuple[float, float]:
@@ -191,11 +200,12 @@ def _scale(own: Sequence[Camera], known: Sequence[Camera]) -> float:
     turns = [[a.R @ b.R.T for a, b in combinations(rig, 2)] for rig in (own, known)]
     apart = [np.arccos(np.clip((np.trace(a @ b.T) - 1) / 2, -1, 1)) for a, b in zip(*turns, strict=True)]
     ratios = np.array([
-        np.linalg.norm(a.centre - b.centre) / max(np.linalg.norm(c.centre - d.centre), 1e-6)
+        float(np.linalg.norm(a.centre - b.centre)) / max(float(np.linalg.norm(c.centre - d.centre)), 1e-6)
         for (a, b), (c, d) in zip(combinations(own, 2), combinations(known, 2), strict=True)
     ])  # fmt: skip
     scale = float(np.median(ratios))
-    return scale if max(apart) < SAME_TURN_RAD and np.ptp(ratios) < SAME_FORM * scale else 1.0
+    same_form = max(apart) < SAME_TURN_RAD and float(np.ptp(ratios)) < SAME_FORM * scale
+    return scale if same_form else 1.0
 
 
 def bone_lengths(poses: NDArray[np.floating], skeleton: Skeleton) -> Float64:

@@ -1,0 +1,198 @@
+"""Publishing: complete or not there, one at a time, back again, and whatever dies in between."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from edgelift.poses.errors import EdgeliftError
+from edgelift.runtime import publish as module
+from edgelift.runtime.bundle import Bundle, load_bundle
+from edgelift.runtime.publish import (
+    LOCK,
+    STAGING,
+    create,
+    history,
+    load_version,
+    locked,
+    prune,
+    publish,
+    rollback,
+    staging,
+    versions,
+)
+from edgelift.runtime.registry import CURRENT, bundle_path, current
+
+from .lifters import TINY, make_bundle, reference, trained_looking
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("first") / "bundle")
+
+
+@pytest.fixture
+def registry(first: Bundle, tmp_path: Path) -> Path:
+    home = tmp_path / "registry"
+    create(home, first)
+    return home
+
+
+def publish_copy(registry: Path, parent: str | None, what: str = "published") -> str:
+    with staging(registry) as folder:
+        shutil.copytree(registry / "v0001", folder / "bundle")
+        return publish(registry, folder / "bundle", parent, what)
+
+
+def test_versions_are_numbered_verified_and_named_by_current(registry: Path, first: Bundle) -> None:
+    assert current(registry) == "v0001"
+    assert load_version(registry, "v0001").manifest == first.manifest
+    assert publish_copy(registry, "v0001") == "v0002"
+    assert publish_copy(registry, "v0002", "forced") == "v0003"
+    assert bundle_path(registry) == registry / "v0003"
+    assert versions(registry) == ["v0001", "v0002", "v0003"]
+    assert [(e.what, e.version, e.previous) for e in history(registry)] == [
+        ("published", "v0001", None), ("published", "v0002", "v0001"), ("forced", "v0003", "v0002"),
+    ]  # fmt: skip
+    assert not list(registry.glob(f"{STAGING}*"))
+
+
+def test_who_comes_second_is_told_and_changes_nothing(registry: Path) -> None:
+    with staging(registry) as mine:
+        shutil.copytree(registry / "v0001", mine / "bundle")
+        publish_copy(registry, "v0001")
+        with pytest.raises(EdgeliftError, match="published meanwhile"):
+            publish(registry, mine / "bundle", "v0001")
+    assert versions(registry) == ["v0001", "v0002"]
+
+
+def test_many_at_once_make_one_version_of_one_parent(registry: Path) -> None:
+    outcomes: list[str] = []
+
+    def run() -> None:
+        try:
+            outcomes.append(publish_copy(registry, "v0001"))
+        except EdgeliftError:
+            outcomes.append("second")
+
+    threads = [threading.Thread(target=run) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["second"] * 5 + ["v0002"]
+    load_bundle(bundle_path(registry))
+
+
+def test_what_is_not_whole_is_not_published(registry: Path) -> None:
+    with staging(registry) as folder:
+        shutil.copytree(registry / "v0001", folder / "bundle")
+        (folder / "bundle" / "lifter.onnx").write_bytes(b"half")
+        with pytest.raises(EdgeliftError, match="tampered"):
+            publish(registry, folder / "bundle", "v0001")
+    assert current(registry) == "v0001"
+    assert versions(registry) == ["v0001"]
+
+
+def test_rollback_goes_to_the_parent_or_where_it_is_told(registry: Path) -> None:
+    publish_copy(registry, "v0001")
+    with pytest.raises(EdgeliftError, match="Name another with --to"):
+        rollback(registry)  # a copy of the first version has no parent
+    assert rollback(registry, "v0001") == ("v0002", "v0001")
+    assert current(registry) == "v0001"
+    with pytest.raises(EdgeliftError, match="current version"):
+        rollback(registry, "v0001")
+    with pytest.raises(EdgeliftError, match="no such version"):
+        rollback(registry, "v0009")
+    assert publish_copy(registry, "v0001") == "v0003"  # a number is never used twice
+    assert history(registry)[-2].what == "rolled_back"
+
+
+def test_a_parent_is_what_the_manifest_names(registry: Path) -> None:
+    lineage = {"parent": {"version": "v0001", "seal": "-"}, "refresh": None}
+    from edgelift.export.bundles import export_bundle
+
+    with staging(registry) as folder:
+        export_bundle(trained_looking(1), folder / "bundle", TINY.input, reference(), {}, (), lineage)
+        publish(registry, folder / "bundle", "v0001")
+    assert rollback(registry) == ("v0002", "v0001")
+
+
+def test_pruning_keeps_the_newest_the_current_and_its_parent(registry: Path) -> None:
+    for parent in ("v0001", "v0002", "v0003", "v0004"):
+        publish_copy(registry, parent)
+    rollback(registry, "v0002")
+    assert prune(registry, 1) == ["v0001", "v0003", "v0004"]
+    assert versions(registry) == ["v0002", "v0005"]
+    assert not list(registry.glob(f"{STAGING}*"))
+    with pytest.raises(EdgeliftError, match="--keep"):
+        prune(registry, 0)
+
+
+def test_a_bundle_a_file_and_a_foreign_folder_are_no_registries(first: Bundle, tmp_path: Path) -> None:
+    for path in (first.path, tmp_path / "nothing"):
+        with pytest.raises(EdgeliftError, match="no registry"):
+            rollback(path)
+    (tmp_path / "own" / "papers").mkdir(parents=True)
+    with pytest.raises(EdgeliftError, match="something there already"):
+        create(tmp_path / "own", first)
+
+
+def test_an_interrupted_beginning_is_finished_by_the_next(registry: Path, first: Bundle) -> None:
+    (registry / CURRENT).unlink()  # died after the first version was named, before it counted
+    assert create(registry, first) == "v0002"
+    assert current(registry) == "v0002"
+
+
+def test_what_the_dead_left_is_swept_and_the_living_are_spared(registry: Path) -> None:
+    dead, halfway = registry / f"{STAGING}dead", registry / f".{CURRENT}.abc"
+    (dead / "bundle").mkdir(parents=True)
+    (dead / LOCK).touch()
+    (registry / f"{STAGING}unborn").mkdir()
+    halfway.touch()
+    with staging(registry) as alive:
+        publish_copy(registry, "v0001")
+        assert alive.is_dir()
+        assert sorted(p.name for p in registry.glob(f"{STAGING}*")) == [alive.name]
+    assert not halfway.exists()
+
+
+def test_killed_at_any_moment_the_registry_is_whole(registry: Path) -> None:
+    for number in range(12):
+        before = current(registry)
+        child = os.fork()
+        if not child:
+            publish_copy(registry, before)
+            os._exit(0)
+        time.sleep(0.004 * number)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        for name in versions(registry):
+            load_bundle(registry / name)
+        again = publish_copy(registry, current(registry))
+        assert current(registry) == again
+        assert not list(registry.glob(f"{STAGING}*"))
+
+
+def test_a_lock_that_nobody_lets_go_of_is_told(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 0.05)
+    with (registry / LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(EdgeliftError, match="lock"), locked(registry):
+            pass
+
+
+def test_a_history_cut_short_loses_one_line(registry: Path) -> None:
+    path = registry / "history.jsonl"
+    path.write_text(path.read_text() + '{"what": "publ')
+    publish_copy(registry, "v0001")
+    assert [e.version for e in history(registry)] == ["v0001", "v0002"]
+    assert json.loads(path.read_text().splitlines()[-1])["version"] == "v0002"

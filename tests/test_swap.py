@@ -1,0 +1,210 @@
+"""A new lifter in the shadow of the old one, and back again where it fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.sessions import Session
+from edgelift.runtime.bundle import Bundle
+from edgelift.runtime.counts import Live
+from edgelift.runtime.frames import Float32, LiftedFrame
+from edgelift.runtime.lifter import Lifter, StreamSettings
+from edgelift.runtime.live import Cameras, EachCamera, run
+from edgelift.runtime.registry import Follower
+from edgelift.runtime.sinks import Sinks
+from edgelift.runtime.sources import Inbox
+from edgelift.runtime.swap import JUDGED, LEAST_COMPARED, Swapper, SwapSettings
+
+from .lifters import make_bundle
+from .test_registry import Kept, Steps, publish
+
+SOON_S = 1e-9  # over with the first frame, but for LEAST_COMPARED
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("swap") / "registry"
+    for number in (1, 2, 3):
+        make_bundle(home / f"v000{number}", "frame", seed=number)
+    make_bundle(home / "v0004", "tcn", seed=4)
+    return home
+
+
+class Ran:
+    """What came of a loop whose registry changed meanwhile."""
+
+    def __init__(
+        self, registry: Path, session: Session, publications: dict[int, str], settings: SwapSettings,
+        opened: Callable[[Lifter], None] = lambda lifter: None,
+    ) -> None:  # fmt: skip
+        publish(registry, "v0001")
+        self.live, kept = Live(), Kept()
+        self.said: list[str] = []
+        self.live.complaints.add = lambda kind, what: self.said.append(f"{kind}: {what}")  # type: ignore[method-assign]
+        self.lifters: list[Lifter] = [Lifter(registry)]
+        self.closed: list[str] = []
+
+        def open_lifter(bundle: Bundle) -> Lifter:
+            lifter = Lifter(bundle)
+            opened(lifter)
+            self._watch(lifter)
+            return lifter
+
+        self._watch(self.lifters[0])
+        follower = Follower(registry, "v0001", open_lifter, Lifter.close, self.live.complaints.add)
+        pipeline = EachCamera(self.lifters[0], Cameras.of_rig(session.rig), StreamSettings(), self.live, every=True)
+        swapper = Swapper(pipeline, follower, settings, self.live)
+
+        def between(i: int) -> None:
+            if i in publications:
+                publish(registry, publications[i])
+            follower.look()
+
+        with Inbox([Steps(session, between)]) as inbox, Sinks([kept], self.live) as sinks:
+            run(inbox, pipeline, sinks, self.live, lambda: False, swapper)
+        follower.close()
+        swapper.close()
+        pipeline.lifter.close()
+        self.frames: list[LiftedFrame] = kept.frames
+        self.names = [frame.lifter for frame in kept.frames]
+
+    def _watch(self, lifter: Lifter) -> None:
+        close = lifter.backend.close
+
+        def closing() -> None:
+            self.closed.append(lifter.name)
+            close()
+
+        lifter.backend.close = closing  # type: ignore[method-assign]
+
+    def told(self, words: str) -> bool:
+        return any(words in said for said in self.said)
+
+
+def check_poses(registry: Path, session: Session, frames: list[LiftedFrame]) -> None:
+    """Every frame holds what the lifter that it names gives."""
+    for name in {frame.lifter for frame in frames}:
+        with Lifter(registry / name, skeleton=session.skeleton.name) as lifter:
+            for frame in frames:
+                if frame.lifter == name and frame.ids:
+                    expected = lifter(session.keypoints[0, frame.seq], session.rig[0])
+                    np.testing.assert_allclose(frame.xyz[0], expected, atol=1e-4)
+
+
+def test_a_new_lifter_takes_over_after_its_time_in_the_shadow(registry: Path, sessions: list[Session]) -> None:
+    ran = Ran(registry, sessions[0], {10: "v0002"}, SwapSettings(SOON_S))
+    first = ran.names.index("v0002")
+    assert first >= 10 + LEAST_COMPARED
+    assert ran.names == ["v0001"] * first + ["v0002"] * (60 - first)
+    assert [frame.seq for frame in ran.frames] == list(range(60))
+    assert (ran.live.counts.swaps, ran.live.counts.rollbacks) == (1, 0)
+    assert sorted(ran.closed) == ["v0001", "v0002"]
+    check_poses(registry, sessions[0], ran.frames)
+
+
+def test_without_enough_frames_it_stays_in_the_shadow(registry: Path, sessions: list[Session]) -> None:
+    ran = Ran(registry, sessions[0], {50: "v0002"}, SwapSettings(SOON_S))
+    assert set(ran.names) == {"v0001"}
+    assert sorted(ran.closed) == ["v0001", "v0002"]
+
+
+def test_a_newer_one_replaces_what_is_in_the_shadow(registry: Path, sessions: list[Session]) -> None:
+    ran = Ran(registry, sessions[0], {10: "v0002", 20: "v0003"}, SwapSettings(SOON_S))
+    assert set(ran.names) == {"v0001", "v0003"}
+    assert ran.names[-1] == "v0003"
+    assert sorted(ran.closed) == ["v0001", "v0002", "v0003"]
+
+
+def failing(after: int, how: Callable[[Float32], Float32]) -> Callable[[Lifter], None]:
+    """Let a lifter fail from its n-th lifting on."""
+
+    def spoil(lifter: Lifter) -> None:
+        whole, calls = lifter._lift, [0]
+
+        def lift(windows: Float32, intrinsics: Float32) -> Float32:
+            calls[0] += 1
+            poses = whole(windows, intrinsics)
+            return how(poses) if calls[0] > after else poses
+
+        lifter._lift = lift  # type: ignore[method-assign]
+
+    return spoil
+
+
+def breaking(poses: Float32) -> Float32:
+    raise RuntimeError("the device is gone")
+
+
+def unfinished(poses: Float32) -> Float32:
+    return np.full_like(poses, np.nan)
+
+
+def far_off(poses: Float32) -> Float32:
+    return poses * np.float32(500.0)
+
+
+@pytest.mark.parametrize("how", [breaking, unfinished, far_off])
+def test_what_fails_in_the_shadow_never_lifts_a_frame(
+    registry: Path, sessions: list[Session], how: Callable[[Float32], Float32]
+) -> None:
+    ran = Ran(registry, sessions[0], {5: "v0002"}, SwapSettings(SOON_S), failing(3, how))
+    assert set(ran.names) == {"v0001"}
+    assert [frame.seq for frame in ran.frames] == list(range(60))
+    assert ran.live.counts.swaps == 0
+    assert ran.told("lifter v0002 refused")
+    assert ran.closed == ["v0002", "v0001"]
+
+
+@pytest.mark.parametrize("how", [breaking, unfinished])
+def test_a_frame_that_the_new_one_fails_on_is_lifted_by_the_old_one(
+    registry: Path, sessions: list[Session], how: Callable[[Float32], Float32]
+) -> None:
+    ran = Ran(registry, sessions[0], {5: "v0002"}, SwapSettings(SOON_S), failing(LEAST_COMPARED + 10, how))
+    first = ran.names.index("v0002")
+    assert ran.names == ["v0001"] * first + ["v0002"] * 10 + ["v0001"] * (50 - first)
+    assert [frame.seq for frame in ran.frames] == list(range(60))
+    assert (ran.live.counts.swaps, ran.live.counts.rollbacks, ran.live.counts.failed) == (1, 1, 0)
+    assert ran.told("back from lifter v0002 to v0001")
+    check_poses(registry, sessions[0], ran.frames)
+
+
+def test_a_lifter_that_is_too_late_is_not_taken(registry: Path, sessions: list[Session]) -> None:
+    ran = Ran(registry, sessions[0], {5: "v0002"}, SwapSettings(SOON_S, deadline_ms=1e-6))
+    assert set(ran.names) == {"v0001"}
+    assert ran.told("are allowed")
+
+
+def test_one_that_becomes_too_late_is_left_again(registry: Path, sessions: list[Session]) -> None:
+    def slow(poses: Float32) -> Float32:
+        time.sleep(0.02)
+        return poses
+
+    spoil = failing(LEAST_COMPARED, slow)
+    ran = Ran(registry, sessions[0], {2: "v0002"}, SwapSettings(SOON_S, deadline_ms=15.0), spoil)
+    assert ran.names.count("v0002") == JUDGED
+    assert ran.names[-1] == "v0001"
+    assert ran.told("took longer than 15.0 ms")
+
+
+def test_a_rollback_of_the_registry_is_followed_at_once_and_back(registry: Path, sessions: list[Session]) -> None:
+    ran = Ran(registry, sessions[0], {10: "v0002", 40: "v0001"}, SwapSettings(SOON_S))
+    assert ran.names[39] == "v0002"
+    assert ran.names[40] == "v0001"  # kept open: no opening, no shadow
+    assert (ran.live.counts.swaps, ran.live.counts.rollbacks) == (1, 1)
+
+
+def test_one_that_is_fed_otherwise_takes_over_without_a_shadow(registry: Path, sessions: list[Session]) -> None:
+    ran = Ran(registry, sessions[0], {10: "v0004"}, SwapSettings(SOON_S))
+    assert ran.names == ["v0001"] * 10 + ["v0004"] * 50
+
+
+@pytest.mark.parametrize("settings", [{"shadow_s": -1.0}, {"shadow_s": 1e9}, {"deadline_ms": 0.0}])
+def test_times_that_are_none(settings: dict[str, float]) -> None:
+    with pytest.raises(EdgeliftError, match=r"--shadow|--deadline"):
+        SwapSettings(**settings)
