@@ -26,12 +26,12 @@ from edgelift.trainer.data import fingerprint
 from edgelift.trainer.deploy import checkpoint_of, export_run
 from edgelift.trainer.fit import train
 from edgelift.trainer.reference import REPLAY_FRAMES, STRETCH_FRAMES, stretches
-from edgelift.trainer.refresh import RefreshSettings, refresh, split
+from edgelift.trainer.refresh import RefreshSettings, begin, refresh, split
 from edgelift.trainer.settings import TrainSettings
 from edgelift.trainer.validation import module_lift
 from edgelift.trainer.watch import FIRST_RETRY_S, MOST_ATTEMPTS, Seen, State, WatchSettings, is_due, load_state, watch
 
-QUICK = RefreshSettings(budget_s=600.0, adapt=AdaptSettings(steps=120, batch=64, learning_rate=1e-3))
+QUICK = RefreshSettings(budget_s=600.0, adapt=AdaptSettings(steps=60, batch=64, learning_rate=3e-3))
 FILMED = StudioSettings(30.0, 12.0, 3.0, "detector", 0.05)
 
 
@@ -94,7 +94,7 @@ def test_sessions_become_the_next_version_and_its_manifest_says_how(
     for name in ("reference.npz", WATCH, REPLAY):
         assert (new.path / name).read_bytes() == (base.path / name).read_bytes()
     assert not list(registry.glob(".work-*"))
-    assert refresh(registry, [takes], registry, QUICK).base == "v0002"
+    assert begin(registry, registry).manifest == new.manifest  # the next refresh begins with it
 
 
 def reread(folder: Path) -> list[Session]:
@@ -114,7 +114,7 @@ def test_what_cannot_be_believed_is_refused_unless_it_is_forced(
     assert result.kept is not None
     report = json.loads((result.kept / "report.json").read_text())
     assert report["reasons"] == result.reasons
-    forced = refresh(registry, [wrong], registry, replace(QUICK, force=True))
+    forced = refresh(registry, [wrong], registry, RefreshSettings(600.0, force=True, adapt=AdaptSettings(steps=10)))
     assert (forced.version, forced.forced, current(registry)) == ("v0002", True, "v0002")
     lineage = load_bundle(registry / "v0002").manifest["refresh"]
     assert lineage["forced"] is True
@@ -123,13 +123,12 @@ def test_what_cannot_be_believed_is_refused_unless_it_is_forced(
 
 def test_a_candidate_that_loses_is_kept_with_its_report(base: Bundle, takes: Path, tmp_path: Path) -> None:
     registry = tmp_path / "registry"
-    hopeless = replace(QUICK, adapt=AdaptSettings(steps=20, learning_rate=1.0, checks=1))
+    hopeless = replace(QUICK, adapt=AdaptSettings(steps=10, learning_rate=1.0, checks=1))
     result = refresh(base.path, [takes], registry, hopeless)
     assert result.version is None
     assert result.kept == registry / "refused" / "0001"
     assert load_bundle(result.kept / "bundle").manifest["refresh"]["reasons"] == result.reasons
     assert (current(registry), versions(registry)) == ("v0001", ["v0001"])
-    assert refresh(registry, [takes], registry, hopeless).kept == registry / "refused" / "0002"
 
 
 def test_a_registry_belongs_to_one_lifter(base: Bundle, takes: Path, bundle: Path, tmp_path: Path) -> None:

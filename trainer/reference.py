@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,21 +61,37 @@ def stretches(counts: Sequence[int]) -> list[list[slice]]:
 
 
 def save_held_out(run: Path, sessions: Sequence[Session], settings: TrainSettings, held_out: bool) -> None:
-    """Keep the reference set of every other session, and what adaptations watch of those between; of one, of both."""
-    several = isinstance(sessions, Sequence) and len(sessions) > 1
-    save_windows(run / REFERENCE, sessions[::2] if several else sessions, settings, held_out)
-    save_windows(run / WATCH, sessions[1::2] if several else sessions, settings, held_out, seed=1)
+    """Keep the reference set of one half of every session, and what adaptations watch of the other half.
+
+    The same people in the same sessions, so that what watching foretells is what the gate will find.
+    """
+    save_windows(run / REFERENCE, Halves(sessions, 0), settings, held_out)
+    save_windows(run / WATCH, Halves(sessions, 1), settings, held_out)
 
 
-def save_windows(
-    path: Path, sessions: Sequence[Session], settings: TrainSettings, held_out: bool, seed: int = 0
-) -> None:
+class Halves(Sequence[Session]):
+    """Sessions cut in half: of every other one the first or the last half, of those between the other one."""
+
+    def __init__(self, sessions: Sequence[Session], which: int) -> None:
+        self.sessions, self.which = sessions, which
+
+    def __len__(self) -> int:
+        return len(self.sessions)
+
+    def __getitem__(self, index: Any) -> Any:
+        session = self.sessions[index]
+        cut = len(session.timestamps) // 2
+        first = index % 2 == self.which
+        return session.during(slice(0, cut) if first else slice(cut, None)) if cut else session
+
+
+def save_windows(path: Path, sessions: Sequence[Session], settings: TrainSettings, held_out: bool) -> None:
     """Keep REFERENCE_WINDOWS real windows or fewer, as many of every session and view.
 
     With the session's poses, or those reconstructed from its views where it has none, NaN where neither is known.
     Which of a view's is left to chance: a fixed place, such as its start, would be the same moment in all of them.
     """
-    chance = np.random.default_rng(seed)
+    chance = np.random.default_rng(0)
     chosen = np.unique(np.linspace(0, len(sessions) - 1, REFERENCE_WINDOWS).round().astype(int))
     parts: list[tuple[NDArray[np.float32], ...]] = []
     for number in chosen.tolist():
