@@ -174,7 +174,7 @@ def test_what_is_rehearsed_is_spread_over_the_training_and_holds_no_true_poses(
 
 def test_the_commands_tell_machines_what_they_did(base: Bundle, takes: Path, tmp_path: Path) -> None:
     registry = tmp_path / "registry"
-    code, told, said = edgelift("adapt", base.path, takes, "-o", registry, "--budget", "5m", "--steps", "150")
+    code, told, said = edgelift("adapt", base.path, takes, "-o", registry, "--budget", "5m", "--steps", "60")
     assert code == 0, said
     assert set(told) == {
         "registry", "base", "version", "forced", "kept", "reasons", "findings", "gate", "adaptation",
@@ -212,7 +212,7 @@ def test_a_refusal_has_an_exit_code_of_its_own(base: Bundle, recorded: list[Sess
 
 
 def once(folder: Path, registry: Path, *more: str) -> State:
-    settings = WatchSettings(once=True, adapt=("--budget", "5m", "--steps", "150", *more))
+    settings = WatchSettings(once=True, adapt=("--budget", "5m", "--steps", "60", *more))
     return watch(folder, registry, settings, lambda: False, lambda line: None)
 
 
