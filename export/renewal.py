@@ -47,8 +47,8 @@ def _way(addition: Attachment, old: Bundle, new: Bundle) -> tuple[str, Callable[
     if facts["kind"] == "graph":
         budget = Budget(**facts["budget"])
         if facts["flavour"] == "cpu":
-            return "made", lambda: keep_cpu_file(new, budget, facts["forced"])
-        return "made", lambda: keep_graph(new, facts["precision"], None, budget, facts["forced"])
+            return "made", lambda: keep_cpu_file(new, budget, _was_forced(facts))
+        return "made", lambda: keep_graph(new, facts["precision"], None, budget, _was_forced(facts))
     decision = decide(facts, old, new)
     if decision.refit and gpu_or_none() is not None:
         return "refit", lambda: refitted(addition, new)
@@ -64,4 +64,10 @@ def _rebuilt(new: Bundle, facts: dict[str, Any]) -> None:
     settings = BuildSettings(
         facts["flavour"], facts["precision"], targets, facts["profiles"][0]["max"], facts["refittable"]
     )
-    make_engine(new, settings, facts["forced"])
+    make_engine(new, settings, _was_forced(facts))
+
+
+def _was_forced(facts: dict[str, Any]) -> bool:
+    """Whether somebody kept it though it was beyond its budget, or no faster than FP32."""
+    speed = facts.get("speed")
+    return bool(facts["forced"]) or (isinstance(speed, dict) and speed["p50_us"] >= speed["fp32_p50_us"])

@@ -155,7 +155,7 @@ def adapt(
     command = [sys.executable, "-m", "edgelift.cli", "adapt", str(registry), *map(str, paths), "-o", str(registry)]
     process = subprocess.Popen(
         [*command, "--json", *settings.adapt], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: os.nice(KINDNESS) and None,
+        env=polite(), preexec_fn=lambda: os.nice(KINDNESS) and None,
     )  # fmt: skip
     while True:
         try:
@@ -166,6 +166,15 @@ def adapt(
             continue
         told = json.loads(out) if out.strip() else {}
         return process.returncode, told, said.strip().splitlines()[-1] if said.strip() else ""
+
+
+def polite() -> dict[str, str]:
+    """The environment of a process that leaves a core to what is live.
+
+    Threads of one product wait for each other: with one of them behind a busy core at a higher priority, all are.
+    """
+    threads = str(max(1, (os.cpu_count() or 2) - 1))
+    return {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"} | os.environ
 
 
 def outcome(paths: dict[str, Path], code: int, told: dict[str, Any], said: str, state: State) -> None:
