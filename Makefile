@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # what a device has: Python 3.10 (JetPack 6), numpy, onnxruntime; no torch
 DEVICE_PYTHON ?= python3.10
 DEVICE := .venv-3.10
-NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,aarch64 adapt bindings cli cli_engines cli_live cuda engines export fuse gpu_check learn_cameras live models original packaging parallel precision readme reconstruction refit registry report tensorrt_backend trainer triton virtual))
+NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,aarch64 adapt bindings cli cli_engines cli_live cuda engines export fuse gate gpu_check learn_cameras live models original packaging parallel precision publish readme reconstruction refit refresh registry renewal report soundness swap tensorrt_backend trainer triton virtual))
 
 # NVIDIA's Python bindings without NVIDIA's libraries. Tests load them over stubs: what TensorRT's classes have in each
 # version, and how CUDA is called. pycuda has no wheel; it is compiled once (a minute and a half, needs gcc and Python.h).

@@ -140,7 +140,7 @@ def last_words(facts: dict[str, Any], where: str) -> list[str]:
     t = facts["latency_ms"]
     lines = [
         f"{facts['frames']} frames in, {facts['lifted']} lifted by {facts['provider']}, {facts['dropped']} dropped, "
-        f"{facts['swapped']} left/right swaps, {facts['swaps']} lifters taken up; "
+        f"{facts['swapped']} left/right swaps, {facts['swaps']} lifters taken up, {facts['rollbacks']} left again; "
         f"latency ms p50 {t['p50']} p99 {t['p99']} p99.9 {t['p99_9']} max {t['max']} -> {where}"
     ]
     odd = (

@@ -24,6 +24,7 @@ def adapt(
     ] = "none",
     steps: Annotated[int, typer.Option(min=1, help="At most; as many as fit into the budget are made.")] = 600,
     seed: int = 0,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where PyTorch trains.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Publish what is refused; the manifest says so.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -31,7 +32,8 @@ def adapt(
     from edgelift.trainer.adapt import AdaptSettings
     from edgelift.trainer.refresh import RefreshSettings, refresh
 
-    settings = RefreshSettings(seconds_of("--budget", budget), learn_cameras, force, AdaptSettings(steps, seed=seed))
+    how = AdaptSettings(steps, seed=seed)
+    settings = RefreshSettings(seconds_of("--budget", budget), learn_cameras, force, device, how)
     with progress("adapting") as tell:
         result = refresh(
             source, sessions, output, settings, lambda stage: say.print(f"  {stage}"),

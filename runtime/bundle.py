@@ -27,6 +27,7 @@ REFIT = "refit.safetensors"
 REFERENCE = "reference.npz"
 WATCH = "watch.npz"  # another held-out set, by which an adaptation decides how far it goes; not every bundle has one
 REPLAY = "replay.npz"  # what an adaptation rehearses; not every bundle has one
+REMEDY = "Export the bundle again, or copy it again from where it was made."
 ADDED = ("graphs", "engines")  # folders that may grow after sealing, each file with a sidecar: see attachments.py
 
 
@@ -68,19 +69,8 @@ class Bundle:
 
 def load_bundle(path: Path) -> Bundle:
     """Read the manifest and verify the sha256 of every file before any of them is deserialised."""
-    remedy = "Export the bundle again, or copy it again from where it was made."
-    manifest_path = path / MANIFEST
-    if not manifest_path.is_file():
-        raise EdgeliftError(str(path), f"no {MANIFEST}", "a bundle directory", "Make one with `edgelift export`.")
-    try:
-        manifest = json.loads(manifest_path.read_text())
-        version, files, sealed = manifest["schema_version"], dict(manifest["files"]), manifest["seal"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise EdgeliftError(str(manifest_path), f"an unreadable manifest ({error})", "a manifest", remedy) from error
-    if version != SCHEMA_VERSION:
-        raise EdgeliftError(str(manifest_path), f"schema {version}", f"schema {SCHEMA_VERSION}", remedy)
-    if sealed != seal(manifest):
-        raise EdgeliftError(str(manifest_path), "contents that do not fit its seal", "an unedited manifest", remedy)
+    manifest, remedy = read_manifest(path), REMEDY
+    files = dict(manifest["files"])
     present = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} - {MANIFEST}
     present = {name for name in present if name.partition("/")[0] not in ADDED}
     if present != set(files):
@@ -90,6 +80,23 @@ def load_bundle(path: Path) -> Bundle:
         if received != expected:
             raise EdgeliftError(str(path / name), f"sha256 {received[:12]}", f"{expected[:12]} (tampered?)", remedy)
     return Bundle(path, manifest)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a bundle's manifest and verify its seal; the files that it lists may be damaged all the same."""
+    manifest_path = path / MANIFEST
+    if not manifest_path.is_file():
+        raise EdgeliftError(str(path), f"no {MANIFEST}", "a bundle directory", "Make one with `edgelift export`.")
+    try:
+        manifest: dict[str, Any] = json.loads(manifest_path.read_text())
+        version, sealed, _ = manifest["schema_version"], manifest["seal"], dict(manifest["files"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise EdgeliftError(str(manifest_path), f"an unreadable manifest ({error})", "a manifest", REMEDY) from error
+    if version != SCHEMA_VERSION:
+        raise EdgeliftError(str(manifest_path), f"schema {version}", f"schema {SCHEMA_VERSION}", REMEDY)
+    if sealed != seal(manifest):
+        raise EdgeliftError(str(manifest_path), "contents that do not fit its seal", "an unedited manifest", REMEDY)
+    return manifest
 
 
 def write_bundle(path: Path, manifest: dict[str, Any], fill: Callable[[Path], None]) -> Bundle:

@@ -292,6 +292,8 @@ class Fuse:
         wanted = [(k, p) for k, p in wanted if self._row(people[k][0], frames[p], p) is not None]
         ready_ns = time.perf_counter_ns()
         if not wanted:
+            if self.lifter.on_lift is not None:
+                self._lift_one(people, frames)
             return xyz, ready_ns, ready_ns
         windows = [frames[p].prepared.windows[self._row(people[k][0], frames[p], p)] for k, p in wanted]
         rows = np.concatenate([self.views[p].stream.intrinsics for _, p in wanted])
@@ -307,6 +309,16 @@ class Fuse:
                     xyz[k], np.stack([world[n] for n in own]), sights[places, k], cameras, self.lifter.skeleton
                 )
         return xyz, ready_ns, done_ns
+
+    def _lift_one(self, people: list[tuple[WorldPerson, dict[int, int]]], frames: dict[int, _Held]) -> None:
+        """Lift somebody for whoever compares lifters: where all is triangulated there would be nothing to compare."""
+        for person, seen in people:
+            for place in seen:
+                row = self._row(person, frames[place], place)
+                if row is not None:
+                    window = frames[place].prepared.windows[row : row + 1]
+                    self.lifter.lift(window, self.views[place].stream.intrinsics)
+                    return
 
     def _row(self, person: WorldPerson, held: _Held, place: int) -> int | None:
         """A person's row in a frame; None where an interpolated sight has them and the nearest frame has not."""

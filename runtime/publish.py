@@ -10,24 +10,23 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.files import make_durable, replaced_durably, sync
-from edgelift.runtime.bundle import Bundle, load_bundle
-from edgelift.runtime.registry import CURRENT, current, is_registry
+from edgelift.runtime.bundle import Bundle, load_bundle, read_manifest
+from edgelift.runtime.registry import CURRENT, VERSION, current, is_registry, number_of
 
 LOCK, HISTORY, REFUSED = ".lock", "history.jsonl", "refused"
 STAGING = ".staging-"
-VERSION = re.compile(r"v(\d{4,})")
-WAIT_S = 10.0  # for another publisher, who holds the lock for as long as a rename takes
+WAIT_S = 30.0  # for another publisher, who holds the lock for as long as renames and removals take
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,8 @@ def publish(registry: Path, bundle: Path, parent: str | None, what: str = "publi
     parent: the version that the bundle was made from, None for the first one. EdgeliftError where that is not the
     current one any more: somebody else published, and what was proved against the parent says nothing of theirs.
     """
+    for path in (bundle, *bundle.rglob("*")):  # whatever it was copied from: others read it, and it can be renamed
+        path.chmod(0o755 if path.is_dir() else 0o644)
     load_bundle(bundle)  # what is published was verified, and as it lies there
     make_durable(bundle)
     with locked(registry):
@@ -118,7 +119,7 @@ def rollback(registry: Path, to: str | None = None) -> tuple[str, str]:
     """Make an older version the current one: `to`, or the parent of the current one. Returns (from, to)."""
     check_registry(registry)
     with locked(registry):
-        now = current(registry)
+        now = _named(registry) if to else current(registry)  # whoever says where to go may leave what is damaged
         name = to or parent_of(registry, now)
         if name == now:
             raise EdgeliftError(f"--to {name}", "the current version", "another one", "See `edgelift registry list`.")
@@ -135,7 +136,7 @@ def prune(registry: Path, keep: int) -> list[str]:
     with locked(registry):
         now = current(registry)
         sweep(registry)
-        spared = {now, _parent(load_version(registry, now))}
+        spared = {now, _parent(read_manifest(registry / now))}
         gone = [name for name in versions(registry)[:-keep] if name not in spared]
         for name in gone:
             os.rename(registry / name, registry / f"{STAGING}{name}")  # in one step: no version is ever half there
@@ -155,7 +156,7 @@ def load_version(registry: Path, name: str) -> Bundle:
 
 def parent_of(registry: Path, name: str) -> str:
     """Name of the version that one was adapted from; EdgeliftError where there is none, or it was pruned."""
-    parent = _parent(load_version(registry, name))
+    parent = _parent(read_manifest(registry / name))
     if parent not in versions(registry):
         raise EdgeliftError(
             f"parent of {name}", f"{parent or 'none'}", "a version that is still there", "Name another with --to."
@@ -208,8 +209,8 @@ def _make_current(registry: Path, name: str, what: str) -> None:
 
 
 def _note(registry: Path, event: Event) -> None:
-    """Append to the history: a record for people, which nothing depends on."""
-    with (registry / HISTORY).open("a", encoding="utf-8") as file:
+    """Append to the history: a record for people, which nothing depends on, so it may fail on a full disk."""
+    with suppress(OSError), (registry / HISTORY).open("a", encoding="utf-8") as file:
         file.write("\n" * _cut_short(registry / HISTORY) + json.dumps(asdict(event)) + "\n")
 
 
@@ -218,15 +219,20 @@ def _cut_short(path: Path) -> bool:
     return path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
 
 
-def _parent(version: Bundle) -> str | None:
-    parent = version.manifest["parent"]
+def _named(registry: Path) -> str:
+    try:
+        return current(registry)
+    except EdgeliftError:
+        return ""
+
+
+def _parent(manifest: dict[str, Any]) -> str | None:
+    parent = manifest.get("parent")
     return None if parent is None else str(parent["version"])
 
 
 def _number(name: str) -> int:
-    match = VERSION.fullmatch(name)
-    assert match is not None
-    return int(match[1])
+    return number_of(name) or 0
 
 
 def _is_foreign(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.bundle import MANIFEST, Bundle, load_bundle
 
 CURRENT = "current"
+VERSION = re.compile(r"v(\d{4,})")
 LOOK_EVERY_S = 0.5
 
 Opened = TypeVar("Opened")
@@ -36,12 +38,19 @@ def current(registry: Path) -> str:
     return name
 
 
+def number_of(name: str) -> int | None:
+    """Number of a version, None for a name that is none: `v0012` is 12."""
+    match = VERSION.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
 class Follower(Generic[Opened]):
     """Watches a registry on a thread of its own and opens each new current bundle there, so that no frame waits.
 
     open_lifter: makes a lifter of a verified bundle, and runs it once; whatever it raises is told and the old one
     stays. release: lets go of one that nobody took.
-    Nothing is changed behind the loop's back: it takes the new one between two frames, by `taken`.
+    Nothing is changed behind the loop's back: it takes the new one between two frames, by `taken`, and says by `lifts`
+    which it uses then. named: what the registry names now.
     """
 
     def __init__(
@@ -56,9 +65,9 @@ class Follower(Generic[Opened]):
             raise EdgeliftError(
                 str(registry), "no registry", f"a directory with {CURRENT} and bundles", "Leave --follow out."
             )
-        self.registry, self.running, self.open_lifter, self.tell = registry, running, open_lifter, tell
-        self.release = release
-        self.refused = self.kept = self.wanted = ""
+        self.registry, self.open_lifter, self.tell, self.release = registry, open_lifter, tell, release
+        self.named = self.lifting = running
+        self.kept = self.offered = self.refused = ""
         self.ready: Opened | None = None
         self.lock = threading.Lock()
         self.stopping = threading.Event()
@@ -73,19 +82,15 @@ class Follower(Generic[Opened]):
             ready, self.ready = self.ready, None
         return ready
 
-    def keep(self, spare: str, running: str | None = None) -> None:
-        """Say which lifter the caller keeps open beside the one that runs: a return to it needs no opening."""
+    def lifts(self, name: str, kept: str = "") -> None:
+        """Say which lifter the caller uses, and which it keeps open beside it: neither is opened again."""
         with self.lock:
-            self.kept, self.running = spare, running or self.running
+            self.lifting, self.kept, self.offered = name, kept, ""
 
-    def wants(self, name: str) -> bool:
-        """Whether the registry has gone back to the lifter of that name, which the caller keeps."""
-        return self.wanted == name
-
-    def refuse(self, name: str, running: str) -> None:
+    def refuse(self, name: str) -> None:
         """Say that a lifter did not prove itself: it is not opened again until the registry has named another."""
         with self.lock:
-            self.refused, self.running, self.kept, self.wanted = name, running, "", ""
+            self.refused, self.offered = name, ""
 
     def close(self) -> None:
         """Stop watching."""
@@ -105,19 +110,28 @@ class Follower(Generic[Opened]):
         except (OSError, EdgeliftError, UnicodeDecodeError) as error:
             self.tell("registry", error)
             return
-        if name == self.running:
-            self.refused = ""  # it may be published again, mended
-        self.wanted = name if name == self.kept and name != self.running else ""
-        if name in (self.running, self.refused, self.kept):
+        if self._is_known(name):
             return
         try:
             opened = self.open_lifter(load_bundle(self.registry / name))
         except Exception as error:  # whatever is wrong with a new bundle, the running one goes on
-            self.refused = name
-            self.tell(f"bundle {name} refused, {self.running} goes on", error)
+            self.refuse(name)
+            self.tell(f"bundle {name} refused, {self.lifting} goes on", error)
             return
-        untaken = self.taken()
+        with self.lock:
+            untaken, self.ready, self.offered, self.refused = self.ready, opened, name, ""
         if untaken is not None:  # another one came before the loop took it up
             self.release(untaken)
+
+    def _is_known(self, name: str) -> bool:
+        """Note what the registry names; whether there is nothing to open. What it no longer names is withdrawn."""
         with self.lock:
-            self.ready, self.running, self.refused = opened, name, ""
+            self.named = name
+            untaken = None
+            if name in (self.lifting, self.kept):
+                untaken, self.ready, self.offered = self.ready, None, ""
+                self.refused = ""  # it may be published again, mended
+            known = name in (self.lifting, self.kept, self.offered, self.refused)
+        if untaken is not None:
+            self.release(untaken)
+        return known

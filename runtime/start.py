@@ -192,8 +192,17 @@ def _follower(settings: LiftSettings, lifter: Lifter, live: Live) -> Follower[Li
                 f"lifter {bundle.path.name}", f"poses of {bundle.skeleton.name}", f"{lifter.skeleton.name}, as before",
                 "Start the loop again with it.",
             )  # fmt: skip
+        if bundle.input.camera_input != lifter.input.camera_input:  # these streams may have no such cameras
+            raise EdgeliftError(
+                f"lifter {bundle.path.name}", f"camera input {bundle.input.camera_input}",
+                f"{lifter.input.camera_input}, as before", "Start the loop again with it.",
+            )  # fmt: skip
         opened = Lifter(bundle, settings.backend, settings.precision)
-        warm_up(opened)
+        try:
+            warm_up(opened)
+        except BaseException:
+            opened.close()
+            raise
         return opened
 
     return Follower(settings.bundle, lifter.name, open_lifter, Lifter.close, live.complaints.add)

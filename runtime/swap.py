@@ -17,12 +17,14 @@ from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.counts import Live, log
 from edgelift.runtime.frames import Float32
 from edgelift.runtime.lifter import Lifter
-from edgelift.runtime.registry import Follower
+from edgelift.runtime.registry import Follower, number_of
 
 LEAST_COMPARED = 20  # lifted frames, however long the shadow period
 SLOWER, LEAST_DEADLINE_MS = 4.0, 5.0  # without a deadline: so many times the old one's median, and never less than that
 JUDGED = 20  # the last so many frames after a swap: more than half of them late is too late
+FAR_TOO_SLOW = 10.0  # deadlines: so slow a lifter is not tried for long
 PROBATION_S = 10.0
+FARTHEST_ROOT_M = 3.0
 FARTHEST_M = 0.5  # median distance of the two lifters' joints, roots aligned: no refresh moves people so far
 
 
@@ -58,10 +60,10 @@ class _Shadow:
 
     lifter: Lifter
     began_s: float
-    heard: list[tuple[Float32, Float32, Float32]] = field(default_factory=list)
+    heard: tuple[Float32, Float32, Float32] | None = None
     old_ms: list[float] = field(default_factory=list)
     new_ms: list[float] = field(default_factory=list)
-    apart_m: list[float] = field(default_factory=list)
+    apart_m: list[tuple[float, float]] = field(default_factory=list)
 
 
 class Swapper:
@@ -71,22 +73,27 @@ class Swapper:
         self.pipeline, self.follower, self.settings, self.live = pipeline, follower, settings, live
         self.spare: Lifter | None = None
         self.shadow: _Shadow | None = None
-        self.swapped_s = 0.0
+        self.swapped_s = -np.inf
         self.deadline_ms = np.inf
         self.late: list[bool] = []
 
     def before_frames(self) -> None:
         """Take up what is ready; called between two frames."""
-        if self.spare is not None and self.follower.wants(self.spare.name):
+        if self.shadow is not None and self.follower.named != self.shadow.lifter.name:
+            self._drop_shadow()  # the registry names another one by now
+        if self.spare is not None and self.follower.named == self.spare.name:
             self._back("the registry was rolled back", refuse=False)
-        if (lifter := self.follower.taken()) is not None:
+        lifter = self.follower.taken()
+        if lifter is not None and lifter.name != self.follower.named:
+            self._release(lifter)
+        elif lifter is not None:
             self._drop_shadow()
-            if self.settings.shadow_s and lifter.input == self.pipeline.lifter.input:
+            if self._on_trial(lifter):
                 self.shadow = _Shadow(lifter, time.monotonic())
                 self.pipeline.lifter.on_lift = self._heard
                 log.info("lifter %s runs in the shadow of %s", lifter.name, self.pipeline.lifter.name)
-            else:  # one that is fed otherwise cannot be compared on the same windows
-                self._switch(lifter)
+            else:
+                self._switch(lifter, self.settings.deadline_ms)
 
     def after_frames(self) -> None:
         """Let the shadow lift what the old one lifted, when that has gone out already; judge it when it is time."""
@@ -95,7 +102,9 @@ class Swapper:
                 self._compare(self.shadow)
             except Exception as error:  # whatever a new lifter does, the old one goes on
                 self._reject(f"it failed in the shadow: {error}")
-        elif len(self.late) >= JUDGED and 2 * sum(self.late[-JUDGED:]) > JUDGED:
+                return
+            self._judge(self.shadow)
+        elif self.spare is not None and len(self.late) >= JUDGED and 2 * sum(self.late[-JUDGED:]) > JUDGED:
             self._back(f"more than half of {JUDGED} frames took longer than {self.deadline_ms:.1f} ms", refuse=True)
 
     def close(self) -> None:
@@ -103,102 +112,133 @@ class Swapper:
         self._drop_shadow()
         self._drop_spare()
 
+    def _on_trial(self, lifter: Lifter) -> bool:
+        """Whether it has to prove itself: not where it cannot, and not where people go back to an older version."""
+        now, new = number_of(self.pipeline.lifter.name), number_of(lifter.name)
+        older = now is not None and new is not None and new < now
+        # one that is fed otherwise cannot be compared on the same windows
+        return self.settings.shadow_s > 0 and lifter.input == self.pipeline.lifter.input and not older
+
     # --- the shadow period ---
 
     def _heard(self, windows: Float32, intrinsics: Float32, poses: Float32, spent_ms: float) -> None:
-        if self.shadow is not None and len(windows):
-            self.shadow.heard.append((windows, intrinsics, poses.copy()))
+        if self.shadow is not None and len(windows) and np.isfinite(poses).all():
+            self.shadow.heard = windows, intrinsics, poses.copy()  # one a round: the next frames are not to wait long
             self.shadow.old_ms.append(spent_ms)
 
     def _compare(self, shadow: _Shadow) -> None:
-        for windows, intrinsics, poses in shadow.heard:
-            began = time.perf_counter()
-            own = shadow.lifter.lift(windows, intrinsics)
-            shadow.new_ms.append((time.perf_counter() - began) * 1e3)
-            if not np.isfinite(own).all():
-                raise EdgeliftError(
-                    f"lifter {shadow.lifter.name}", "a pose that is not finite", "metres", "Refresh it."
-                )
-            shadow.apart_m.append(_apart(own, poses, shadow.lifter.skeleton.root))
-        shadow.heard.clear()
-        if time.monotonic() - shadow.began_s >= self.settings.shadow_s and len(shadow.new_ms) >= LEAST_COMPARED:
-            self._judge(shadow)
+        if shadow.heard is None:
+            return
+        windows, intrinsics, poses = shadow.heard
+        shadow.heard = None
+        began = time.perf_counter()
+        own = shadow.lifter.lift(windows, intrinsics)
+        shadow.new_ms.append((time.perf_counter() - began) * 1e3)
+        if not np.isfinite(own).all():
+            raise EdgeliftError(f"lifter {shadow.lifter.name}", "a pose not finite", "metres", "Refresh it.")
+        shadow.apart_m.append(_apart(own, poses, shadow.lifter.skeleton.root))
 
     def _judge(self, shadow: _Shadow) -> None:
-        old, new, apart = (float(np.median(x)) for x in (shadow.old_ms, shadow.new_ms, shadow.apart_m))
-        deadline = self.settings.deadline_ms or max(SLOWER * old, LEAST_DEADLINE_MS)
-        told = f"{new:.2f} ms a frame for {old:.2f} ms, joints {1e3 * apart:.0f} mm apart, {len(shadow.new_ms)} frames"
-        if new > deadline or apart > FARTHEST_M:
-            self._reject(f"{told}; at most {deadline:.1f} ms and {1e3 * FARTHEST_M:.0f} mm are allowed")
+        """Refuse a lifter as soon as it is known to be no good; take it up when its time is over."""
+        if not shadow.new_ms:
             return
-        log.info("shadow of %s: %s", shadow.lifter.name, told)
-        self.shadow = None
-        self.deadline_ms = deadline
-        self._switch(shadow.lifter)
+        old, new = float(np.median(shadow.old_ms)), float(np.median(shadow.new_ms))
+        apart, root = (float(x) for x in np.median(shadow.apart_m, axis=0))
+        deadline = self.settings.deadline_ms or max(SLOWER * old, LEAST_DEADLINE_MS)
+        enough = len(shadow.new_ms) >= LEAST_COMPARED
+        told = f"{new:.2f} ms a frame for {old:.2f} ms, joints {1e3 * apart:.0f} mm apart, {len(shadow.new_ms)} frames"
+        if new > (deadline if enough else FAR_TOO_SLOW * deadline) or (enough and not _near(apart, root)):
+            self._reject(f"{told}; at most {deadline:.1f} ms and {1e3 * FARTHEST_M:.0f} mm are allowed")
+        elif enough and time.monotonic() - shadow.began_s >= self.settings.shadow_s:
+            log.info("shadow of %s: %s", shadow.lifter.name, told)
+            self.shadow = None
+            self._switch(shadow.lifter, deadline)
 
     def _reject(self, why: str) -> None:
-        assert self.shadow is not None
+        if self.shadow is None:
+            return
         name = self.shadow.lifter.name
         self._drop_shadow()
-        self.follower.refuse(name, self.pipeline.lifter.name)
+        self.follower.refuse(name)
         self.live.complaints.add(f"lifter {name} refused, {self.pipeline.lifter.name} goes on", why)
 
     # --- the swap ---
 
-    def _switch(self, lifter: Lifter) -> None:
+    def _switch(self, lifter: Lifter, deadline_ms: float | None) -> None:
         self._drop_spare()
         self.spare = self.pipeline.lifter
-        self.spare.on_lift = None
+        self.spare.on_lift = self.spare.on_failure = None
         self.pipeline.take_up(lifter)
-        self.late, self.swapped_s = [], time.monotonic()
+        self.late, self.swapped_s, self.deadline_ms = [], time.monotonic(), deadline_ms or np.inf
         lifter.on_failure = self._rescue
         lifter.on_lift = self._timed
-        self.follower.keep(self.spare.name)
+        self.follower.lifts(lifter.name, self.spare.name)
         self.live.counts.swaps += 1
         log.info("lifter %s follows %s", lifter.name, self.spare.name)
 
     def _timed(self, windows: Float32, intrinsics: Float32, poses: Float32, spent_ms: float) -> None:
-        if time.monotonic() - self.swapped_s < PROBATION_S:
-            self.late.append(spent_ms > self.deadline_ms)
-        else:  # from now on a busy machine is more likely than a slow lifter
+        if not self._on_probation():  # from now on a busy machine is more likely than a slow lifter
             self.pipeline.lifter.on_lift = None
             self.late = []
+        elif len(windows):
+            self.late.append(spent_ms > self.deadline_ms)
+
+    def _on_probation(self) -> bool:
+        return self.spare is not None and time.monotonic() - self.swapped_s < PROBATION_S
 
     def _rescue(self, error: Exception, windows: Float32, intrinsics: Float32) -> Float32:
         """Let the spare lift what the new lifter failed on, and all that follows."""
-        if self.spare is None or self.spare.input != self.pipeline.lifter.input:
+        if self.spare is None:
             raise error
+        name, alike = self.pipeline.lifter.name, self.spare.input == self.pipeline.lifter.input
+        poses = self.spare.lift(windows, intrinsics) if alike else None
+        if poses is not None and not np.isfinite(poses).all():
+            raise error  # both fail on it: it is the frame's fault
         self._back(f"it failed: {error}", refuse=True)
-        return self.pipeline.lifter.lift(windows, intrinsics)
+        if poses is None:  # it is fed otherwise: this one frame is lost
+            raise EdgeliftError(f"lifter {name}", str(error), "a pose", "The lifter before goes on.") from error
+        return poses
 
     def _back(self, why: str, refuse: bool) -> None:
         """Return to the spare; the other one is refused, or becomes the spare itself."""
         assert self.spare is not None
         spare, failed = self.spare, self.pipeline.lifter
-        failed.on_lift = failed.on_failure = None
         self._drop_shadow()
+        failed.on_lift = failed.on_failure = None
         self.pipeline.take_up(spare)
-        self.spare, self.late = failed, []
+        self.spare, self.late, self.swapped_s = failed, [], -np.inf
         self.live.counts.rollbacks += 1
         self.live.complaints.add(f"back from lifter {failed.name} to {spare.name}", why)
         if refuse:
             self._drop_spare()
-            self.follower.refuse(failed.name, spare.name)
+            self.follower.lifts(spare.name)
+            self.follower.refuse(failed.name)
         else:
-            self.follower.keep(failed.name, running=spare.name)
+            self.follower.lifts(spare.name, failed.name)
 
     def _drop_shadow(self) -> None:
-        self.pipeline.lifter.on_lift = None
-        if self.shadow is not None:
-            self.shadow.lifter.close()
-            self.shadow = None
+        self.pipeline.lifter.on_lift = self._timed if self._on_probation() else None
+        shadow, self.shadow = self.shadow, None
+        if shadow is not None:
+            self._release(shadow.lifter)
 
     def _drop_spare(self) -> None:
-        if self.spare is not None:
-            self.spare.close()
-            self.spare = None
+        spare, self.spare = self.spare, None
+        if spare is not None:
+            self._release(spare)
+
+    def _release(self, lifter: Lifter) -> None:
+        try:
+            lifter.close()
+        except Exception as error:  # one that failed may fail at this, too: the loop goes on
+            self.live.complaints.add(f"lifter {lifter.name} could not be released", error)
 
 
-def _apart(a: NDArray[np.floating], b: NDArray[np.floating], root: int) -> float:
-    """Median distance of joints in metres, roots aligned."""
-    return float(np.median(np.linalg.norm((a - a[:, root, None]) - (b - b[:, root, None]), axis=-1)))
+def _apart(a: NDArray[np.floating], b: NDArray[np.floating], root: int) -> tuple[float, float]:
+    """Median distance of joints in metres with the roots aligned, and that of the roots."""
+    joints = np.linalg.norm((a - a[:, root, None]) - (b - b[:, root, None]), axis=-1)
+    return float(np.median(joints)), float(np.median(np.linalg.norm(a[:, root] - b[:, root], axis=-1)))
+
+
+def _near(apart: float, root: float) -> bool:
+    return apart <= FARTHEST_M and root <= FARTHEST_ROOT_M

@@ -39,11 +39,12 @@ class Version:
 def overview(registry: Path) -> list[Version]:
     """List a registry's versions, oldest first; every file of every one is verified."""
     check_registry(registry)
-    now, once = current(registry), {event.version for event in history(registry)}
+    past = [event for event in history(registry) if event.what != "pruned"]
+    now, once = current(registry), {name for event in past for name in (event.version, event.previous)}
     return [_version(registry, name, now, once) for name in versions(registry)]
 
 
-def _version(registry: Path, name: str, now: str, once: set[str]) -> Version:
+def _version(registry: Path, name: str, now: str, once: set[str | None]) -> Version:
     state = "current" if name == now else "earlier" if name in once else "never"
     try:
         bundle = load_version(registry, name)

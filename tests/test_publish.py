@@ -9,7 +9,9 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,11 +177,79 @@ def test_killed_at_any_moment_the_registry_is_whole(registry: Path) -> None:
         time.sleep(0.004 * number)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        for name in versions(registry):
-            load_bundle(registry / name)
+        whole(registry)
         again = publish_copy(registry, current(registry))
         assert current(registry) == again
         assert not list(registry.glob(f"{STAGING}*"))
+
+
+def whole(registry: Path) -> None:
+    """`current` names a version, and all there are are complete."""
+    load_bundle(bundle_path(registry))
+    for name in versions(registry):
+        load_bundle(registry / name)
+
+
+@pytest.mark.parametrize("step", range(1, 40))
+def test_killed_at_every_step_the_registry_is_whole(registry: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dies at the n-th of all the calls that change names or bring them to the disk."""
+    child = os.fork()
+    if not child:
+        try:
+            left = [step]
+
+            def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+                def run(*arguments: Any, **more: Any) -> Any:
+                    left[0] -= 1
+                    if not left[0]:
+                        os._exit(9)
+                    return call(*arguments, **more)
+
+                return run
+
+            for place, name in (
+                (os, "rename"), (os, "replace"), (os, "fsync"), (os, "mkdir"), (os, "open"), (fcntl, "flock"),
+            ):  # fmt: skip
+                setattr(place, name, dying(getattr(place, name)))
+            publish_copy(registry, "v0001")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    whole(registry)
+    assert (current(registry) == "v0002") or code == 9
+    again = publish_copy(registry, current(registry))
+    assert current(registry) == again
+    whole(registry)
+    assert not list(registry.glob(f"{STAGING}*"))
+
+
+def test_a_damaged_current_version_can_be_left(registry: Path) -> None:
+    publish_copy(registry, "v0001")
+    (registry / "v0002" / "lifter.onnx").write_bytes(b"damaged")
+    assert rollback(registry, "v0001") == ("v0002", "v0001")
+    (registry / "current").write_text("")
+    assert rollback(registry, "v0001") == ("", "v0001")
+    assert current(registry) == "v0001"
+
+
+def test_a_history_that_cannot_be_written_stops_nothing(registry: Path) -> None:
+    (registry / "history.jsonl").unlink()
+    (registry / "history.jsonl").mkdir()
+    assert publish_copy(registry, "v0001") == "v0002"
+
+
+def test_others_can_read_what_is_published(registry: Path) -> None:
+    with staging(registry) as folder:
+        shutil.copytree(registry / "v0001", folder / "bundle")
+        for path in (folder / "bundle").iterdir():
+            path.chmod(0o400)
+        (folder / "bundle").chmod(0o555)
+        publish(registry, folder / "bundle", "v0001")
+    assert {p.stat().st_mode & 0o777 for p in (registry / "v0002").iterdir()} == {0o644}
+    assert (registry / "v0002").stat().st_mode & 0o777 == 0o755
+    assert (registry / "current").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_lock_that_nobody_lets_go_of_is_told(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
 from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.counts import Live
-from edgelift.runtime.frames import Float32, LiftedFrame
+from edgelift.runtime.frames import Float32, Frame, LiftedFrame
+from edgelift.runtime.fuse import Fuse
 from edgelift.runtime.lifter import Lifter, StreamSettings
 from edgelift.runtime.live import Cameras, EachCamera, run
 from edgelift.runtime.registry import Follower
@@ -41,9 +42,9 @@ class Ran:
 
     def __init__(
         self, registry: Path, session: Session, publications: dict[int, str], settings: SwapSettings,
-        opened: Callable[[Lifter], None] = lambda lifter: None,
+        opened: Callable[[Lifter], None] = lambda lifter: None, first: str = "v0001",
     ) -> None:  # fmt: skip
-        publish(registry, "v0001")
+        publish(registry, first)
         self.live, kept = Live(), Kept()
         self.said: list[str] = []
         self.live.complaints.add = lambda kind, what: self.said.append(f"{kind}: {what}")  # type: ignore[method-assign]
@@ -57,7 +58,9 @@ class Ran:
             return lifter
 
         self._watch(self.lifters[0])
-        follower = Follower(registry, "v0001", open_lifter, Lifter.close, self.live.complaints.add)
+        follower = Follower(registry, first, open_lifter, Lifter.close, self.live.complaints.add)
+        follower.stopping.set()  # this test alone says when the registry is looked at
+        follower.thread.join()
         pipeline = EachCamera(self.lifters[0], Cameras.of_rig(session.rig), StreamSettings(), self.live, every=True)
         swapper = Swapper(pipeline, follower, settings, self.live)
 
@@ -193,10 +196,122 @@ def test_one_that_becomes_too_late_is_left_again(registry: Path, sessions: list[
 
 
 def test_a_rollback_of_the_registry_is_followed_at_once_and_back(registry: Path, sessions: list[Session]) -> None:
-    ran = Ran(registry, sessions[0], {10: "v0002", 40: "v0001"}, SwapSettings(SOON_S))
-    assert ran.names[39] == "v0002"
-    assert ran.names[40] == "v0001"  # kept open: no opening, no shadow
-    assert (ran.live.counts.swaps, ran.live.counts.rollbacks) == (1, 1)
+    ran = Ran(registry, sessions[0], {5: "v0002", 40: "v0001", 50: "v0002"}, SwapSettings(SOON_S))
+    assert ran.names[39:] == ["v0002"] + ["v0001"] * 10 + ["v0002"] * 10  # kept open: no opening, no shadow
+    assert (ran.live.counts.swaps, ran.live.counts.rollbacks) == (1, 2)
+    assert sorted(ran.closed) == ["v0001", "v0002"]
+
+
+def test_an_older_version_needs_no_proof(registry: Path, sessions: list[Session]) -> None:
+    # far from the one that runs, slower than its deadline: whoever goes back knows why
+    settings = SwapSettings(SOON_S, deadline_ms=1e-6)
+    ran = Ran(registry, sessions[0], {10: "v0001"}, settings, failing(0, far_off), first="v0002")
+    assert ran.names[:11] == ["v0002"] * 10 + ["v0001"]
+
+
+def test_a_version_that_is_withdrawn_leaves_the_shadow(registry: Path, sessions: list[Session]) -> None:
+    ran = Ran(registry, sessions[0], {10: "v0002", 15: "v0001"}, SwapSettings(SOON_S))
+    assert set(ran.names) == {"v0001"}
+    assert (ran.live.counts.swaps, ran.live.counts.rollbacks) == (0, 0)
+    assert ran.closed == ["v0002", "v0001"]
+
+
+def test_the_spare_is_remembered_while_another_is_refused(registry: Path, sessions: list[Session]) -> None:
+    def far_third(lifter: Lifter) -> None:
+        if lifter.name == "v0003":
+            failing(0, breaking)(lifter)
+
+    ran = Ran(registry, sessions[0], {2: "v0002", 35: "v0003", 50: "v0001"}, SwapSettings(SOON_S), far_third)
+    assert ran.told("lifter v0003 refused")
+    assert ran.names[49:] == ["v0002"] + ["v0001"] * 10
+    assert sorted(ran.closed) == ["v0001", "v0002", "v0003"]
+
+
+def test_a_deadline_holds_without_a_shadow_too(registry: Path, sessions: list[Session]) -> None:
+    ran = Ran(registry, sessions[0], {10: "v0002"}, SwapSettings(0.0, deadline_ms=1e-6))
+    assert ran.names == ["v0001"] * 10 + ["v0002"] * JUDGED + ["v0001"] * (50 - JUDGED)
+
+
+def test_one_that_is_fed_otherwise_and_fails_costs_one_frame(registry: Path, sessions: list[Session]) -> None:
+    ran = Ran(registry, sessions[0], {10: "v0004"}, SwapSettings(SOON_S), failing(5, breaking))
+    assert ran.names == ["v0001"] * 10 + ["v0004"] * 5 + ["v0001"] * 44
+    assert ran.live.counts.failed == 1
+
+
+def test_a_lifter_that_cannot_be_released_does_not_stop_the_loop(registry: Path, sessions: list[Session]) -> None:
+    def stubborn(lifter: Lifter) -> None:
+        failing(3, breaking)(lifter)
+        lifter.close = breaking_close  # type: ignore[method-assign]
+
+    def breaking_close() -> None:
+        raise RuntimeError("the context is gone")
+
+    ran = Ran(registry, sessions[0], {5: "v0002"}, SwapSettings(SOON_S), stubborn)
+    assert ran.names == ["v0001"] * 60
+    assert ran.told("could not be released")
+
+
+def test_what_both_fail_on_is_the_frame_s_fault(registry: Path, sessions: list[Session]) -> None:
+    calls = []
+
+    def fails_once(lifter: Lifter) -> None:
+        whole = lifter._lift
+
+        def lift(windows: Float32, intrinsics: Float32) -> Float32:
+            poses = whole(windows, intrinsics)
+            calls.append(lifter.name)
+            return poses * np.nan if 40 <= len(calls) < 42 else poses  # the new one's, then the spare's of that frame
+
+        lifter._lift = lift  # type: ignore[method-assign]
+
+    class Both(Ran):
+        def _watch(self, lifter: Lifter) -> None:
+            super()._watch(lifter)
+            if lifter.name == "v0001":
+                fails_once(lifter)
+
+    ran = Both(registry, sessions[0], {0: "v0002"}, SwapSettings(SOON_S), fails_once)
+    assert ran.live.counts.failed == 1
+    assert ran.live.counts.rollbacks == 0
+    assert ran.names[-1] == "v0002"
+
+
+def test_views_that_are_fused_go_over_too(registry: Path, sessions: list[Session]) -> None:
+    publish(registry, "v0001")
+    live = Live()
+    lifter = Lifter(registry)
+    follower = Follower(registry, "v0001", Lifter, Lifter.close, live.complaints.add)
+    follower.stopping.set()
+    follower.thread.join()
+    fuse = Fuse(lifter, sessions[0].rig, StreamSettings(frame="world"), live, True, False, True)
+    swapper = Swapper(fuse, follower, SwapSettings(SOON_S), live)
+    names = []
+    for i in range(60):
+        if i == 5:
+            publish(registry, "v0002")
+            follower.look()
+        swapper.before_frames()
+        now = time.monotonic_ns()
+        frames = [
+            Frame(
+                c.name,
+                i,
+                i * 50_000_000,
+                "unix",
+                sessions[0].skeleton,
+                sessions[0].keypoints[v, i][None],
+                (0,),
+                None,
+                now,
+            )
+            for v, c in enumerate(sessions[0].rig)
+        ]
+        names += [lifted.lifter for lifted in fuse.feed(frames)]
+        swapper.after_frames()
+    assert names[-1] == "v0002"  # though every joint is triangulated, and no frame needs a lifter
+    follower.close()
+    swapper.close()
+    fuse.lifter.close()
 
 
 def test_one_that_is_fed_otherwise_takes_over_without_a_shadow(registry: Path, sessions: list[Session]) -> None:

@@ -27,7 +27,7 @@ from edgelift.poses.metrics import mixed_mpjpe
 from edgelift.poses.sessions import Session
 from edgelift.trainer.checkpoint import Checkpoint, named_tensors, restore, under
 from edgelift.trainer.data import MultiView, load_multiview
-from edgelift.trainer.fit import Examples, set_learning_rate
+from edgelift.trainer.fit import Examples, check_device, set_learning_rate
 from edgelift.trainer.models import Lifter
 from edgelift.trainer.settings import TrainSettings
 
@@ -46,7 +46,7 @@ class AdaptSettings:
 
     steps: int = 600
     seconds: float | None = None
-    """As many of the steps are made as fit; None: all of them."""
+    """As many of the steps are made as fit, with their preparation; None: all of them."""
     learning_rate: float = 5e-4
     """At the first step; falls along a cosine to zero."""
     anchor: float = 1e-3
@@ -94,7 +94,7 @@ class Adapting:
 def adapt(
     base: Checkpoint, sessions: Sequence[Session], settings: AdaptSettings,
     told: Told = lambda step, steps, error: None, rehearse: Sequence[Session] = (), held_out: Sequence[Session] = (),
-    keep: Mapping[str, NDArray[np.float32]] | None = None, work: Path | None = None,
+    keep: Mapping[str, NDArray[np.float32]] | None = None, work: Path | None = None, device: str = "cpu",
 ) -> Adapted:  # fmt: skip
     """Adapt a lifter to sessions of two or more calibrated views.
 
@@ -104,19 +104,23 @@ def adapt(
     are taken lie between the base's and the best ones, as far from the base as that allows. work: a file that an
     interrupted adaptation goes on from; it is the caller's to remove, and to give for the same arguments only. Batch
     norm keeps the base's statistics. Where nothing beats the base on what is held out, `best_step` is 0 and the model
-    is the base. The held-out error is MPJPE with the absolute root, mm.
+    is the base. The held-out error is MPJPE with the absolute root, mm. device: `cpu` or `cuda`; the model comes back
+    on the CPU.
     """
+    check_device(device)
+    began = time.perf_counter()
     fed = fed_as(base.settings, settings)
     data = load_multiview(sessions, fed)
     lifted, pairs = hold_out(data, settings.held_out_views)
-    watched = [(data, pairs)] if len(pairs) else []
+    watched = [(data.to(device), pairs.to(device))] if len(pairs) else []
     if held_out:
-        watched.append(_all_pairs(load_multiview(held_out, fed)))
+        watched.append(_all_pairs(load_multiview(held_out, fed).to(device)))
+    lifted = lifted.to(device)
     examples = [(settings.batch, Examples(lifted, fed)), *_rehearsed(lifted, rehearse, fed, settings)]
-    state = _begun(base, settings, work)
-    anchor = [p.detach().clone() for p in base.model().parameters()]
+    state = _begun(base, settings, work, device)
+    anchor = [p.detach().clone() for p in base.model().to(device).parameters()]
     if not state.steps:
-        state.steps = _affordable(state, examples, anchor, settings)
+        state.steps = _affordable(state, examples, anchor, settings, began)
     every = max(1, state.steps // settings.checks)
     while state.step <= state.steps:
         if state.step % every == 0:
@@ -129,7 +133,7 @@ def adapt(
             set_learning_rate(state.optimiser, fed, state.step / state.steps)
             _step(state, examples, anchor, settings)
         state.step += 1
-    best = state.best if watched else state.model
+    best = (state.best if watched else state.model).cpu()
     best_step = min(state.curve, key=lambda point: point[1])[0] if watched else state.steps
     model, share = (best, 1.0) if keep is None else _between(base.model(), best, watched, keep, fed.input.skeleton.root)
     return Adapted(model, tuple(state.curve), best_step, state.steps, share)
@@ -175,8 +179,8 @@ def fed_as(base: TrainSettings, settings: AdaptSettings) -> TrainSettings:
     )  # fmt: skip
 
 
-def _begun(base: Checkpoint, settings: AdaptSettings, work: Path | None) -> Adapting:
-    model = base.model()
+def _begun(base: Checkpoint, settings: AdaptSettings, work: Path | None, device: str) -> Adapting:
+    model = base.model().to(device)
     optimiser = torch.optim.Adam(model.parameters(), fused=True)
     state = Adapting(model, copy.deepcopy(model), optimiser, 0 if settings.seconds else settings.steps)
     if work is not None and work.is_file():
@@ -211,6 +215,7 @@ def _rehearsed(lifted: MultiView, rehearse: Sequence[Session], fed: TrainSetting
         return []
     taught = all(s.poses is not None and s.poses_source == "triangulation" for s in rehearse)  # by a teacher, once
     known = load_multiview(rehearse, replace(fed, supervision="poses") if taught else fed)
+    known = known.to(str(lifted.keypoints.device))
     parts = [
         (round(settings.rehearsed * settings.batch), Examples(known, fed)),
         (round(settings.lent * settings.batch), Examples(lifted, replace(fed, virtual_views=1.0), known)),
@@ -218,8 +223,8 @@ def _rehearsed(lifted: MultiView, rehearse: Sequence[Session], fed: TrainSetting
     return [(frames, examples) for frames, examples in parts if frames]
 
 
-def _affordable(state: Adapting, examples: Batches, anchor: list[Tensor], settings: AdaptSettings) -> int:
-    """How many steps fit into the seconds: some are timed on a copy, and forgotten."""
+def _affordable(state: Adapting, examples: Batches, anchor: list[Tensor], settings: AdaptSettings, began: float) -> int:
+    """How many steps fit into the seconds that began then: some are timed on a copy, and forgotten."""
     assert settings.seconds is not None
     trial = replace(state, model=copy.deepcopy(state.model))
     trial.optimiser = torch.optim.Adam(trial.model.parameters(), lr=0.0, fused=True)
@@ -227,8 +232,9 @@ def _affordable(state: Adapting, examples: Batches, anchor: list[Tensor], settin
     started = time.perf_counter()
     for _ in range(PROBED):
         _step(trial, examples, anchor, settings)
-    spent = time.perf_counter() - started
-    return max(LEAST_STEPS, min(settings.steps, int((settings.seconds - spent) / spent * PROBED)))
+    now = time.perf_counter()
+    left = settings.seconds - (now - began)
+    return max(LEAST_STEPS, min(settings.steps, int(left / (now - started) * PROBED)))
 
 
 def _check(state: Adapting, watched: Watched, told: Told) -> None:
@@ -247,15 +253,17 @@ def _held_out_mm(model: Lifter, watched: Watched) -> float:
 
 
 def _step(state: Adapting, examples: Batches, anchor: list[Tensor], settings: AdaptSettings) -> None:
-    losses = [
-        frames / settings.batch * e.loss(state.model, torch.randint(len(e.data), (frames,))) for frames, e in examples
-    ]
+    losses = [_loss(state.model, e, frames) * (frames / settings.batch) for frames, e in examples]
     state.optimiser.zero_grad(set_to_none=True)
     torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
     state.optimiser.step()
     if settings.anchor:
         with torch.no_grad():
             torch._foreach_lerp_(list(state.model.parameters()), anchor, settings.anchor)
+
+
+def _loss(model: Lifter, examples: Examples, frames: int) -> Tensor:
+    return examples.loss(model, torch.randint(len(examples.data), (frames,)).to(examples.device))
 
 
 def hold_out(data: MultiView, views: int) -> tuple[MultiView, Tensor]:
@@ -277,7 +285,7 @@ def hold_out(data: MultiView, views: int) -> tuple[MultiView, Tensor]:
 
 def _all_pairs(data: MultiView) -> tuple[MultiView, Tensor]:
     shown = (data.keypoints[..., 2] > 0).any(-1)
-    taught = torch.zeros(len(shown), dtype=torch.bool).index_fill(0, data.taught, True)
+    taught = torch.zeros_like(shown[:, 0]).index_fill(0, data.taught, True)
     return data, (shown & taught[:, None]).nonzero()
 
 

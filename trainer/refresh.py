@@ -32,7 +32,7 @@ from edgelift.trainer.learn_cameras import check_cameras, learn_cameras
 from edgelift.trainer.settings import LearnCameras
 from edgelift.trainer.validation import module_lift
 
-RESERVED_S = 15.0  # of the budget, for the gate, the export and the publication
+RESERVED_S = 10.0  # of the budget, for the gate, the export and the publication
 # of the sessions' time, the last part of each: a fifth, or as much as makes the seconds, but no more than the most
 HELD_OUT_SHARE, HELD_OUT_S, MOST_HELD_OUT, APART_S = 0.2, 7.0, 0.4, 0.5
 WORK = ".work-"
@@ -42,11 +42,15 @@ Told = Callable[[int, int, float | None], None]
 
 @dataclass(frozen=True)
 class RefreshSettings:
-    """budget_s: for everything, from the first file read to the version published. force: publish what is refused."""
+    """budget_s: for everything, from the first file read to the version published. force: publish what is refused.
+
+    device: where PyTorch trains, cpu or cuda.
+    """
 
     budget_s: float = 60.0
     learn_cameras: LearnCameras = "none"
     force: bool = False
+    device: str = "cpu"
     adapt: AdaptSettings = field(default_factory=AdaptSettings)
 
 
@@ -119,7 +123,7 @@ def refresh(
         seconds = max(1.0, settings.budget_s - RESERVED_S - (time.perf_counter() - started))
         result.adapted = adapt(
             checkpoint, taught, replace(settings.adapt, seconds=seconds), told, replayed(base), held_out, base.watch(),
-            work,
+            work, settings.device,
         )  # fmt: skip
     with result.timed("gate", say):
         lifts = module_lift(checkpoint.model()), module_lift(result.adapted.model)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from takes import PEOPLE, RECORDED_HZ, recorded
 
 from edgelift.poses.metrics import mixed_errors
@@ -52,6 +53,7 @@ def person_row(person: str, options: argparse.Namespace, folder: Path) -> dict[s
     registry = folder / "registry"
     command = [sys.executable, "-m", "edgelift.cli", "adapt", str(options.runs / f"{person}.bundle")]
     command += [str(folder / "first"), "-o", str(registry), "--budget", options.budget, "--json"]
+    command += ["--device", options.device]
     base = load_bundle(options.runs / f"{person}.bundle")
     follower = Following(registry, takes.later, folder, base) if person == LONG else None
     started = time.perf_counter()
@@ -135,6 +137,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--people", default=",".join(PEOPLE))
     parser.add_argument("--budget", default="52s")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     rows = []
@@ -152,7 +155,8 @@ def main() -> None:
               told["refresh"]["reasons"], flush=True)  # fmt: skip
     mean = round(float(np.mean([row["ratio"] for row in rows])), 3)
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / f"refresh_gain_cpu_{date.today()}.json"
+    device = "cpu" if options.device == "cpu" else torch.cuda.get_device_name().replace(" ", "-").lower()
+    path = options.output / f"refresh_gain_{device}_{date.today()}.json"
     path.write_text(json.dumps({"mean_ratio": mean, "rows": rows}) + "\n")
     print(f"mean after / before {mean} -> {path}")
 
