@@ -202,7 +202,7 @@ def locked(registry: Path) -> Iterator[None]:
 
 
 def _make_current(registry: Path, name: str, what: str) -> None:
-    previous = current(registry) if is_registry(registry) else None
+    previous = (_named(registry) or None) if is_registry(registry) else None
     with replaced_durably(registry / CURRENT) as temporary:
         temporary.write_text(name + "\n", encoding="utf-8")
     _note(registry, Event(what, name, previous, time.time()))

@@ -6,9 +6,11 @@ So it may be killed at any time: what was not finished is begun again, and the a
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +31,9 @@ STATE, LOCK, PAGE = "watch.json", ".watch.lock", "watch.html"
 FIRST_RETRY_S, LONGEST_RETRY_S, MOST_ATTEMPTS = 30.0, 3600.0, 6
 KINDNESS = 10  # of `nice`: what is live on this machine comes first
 MOST_RUNS = 500  # that the page remembers
-PUBLISHED, MISTAKE, REFUSED = 0, 2, 3  # exit codes of `edgelift adapt`
+MOST_TOGETHER = 8  # sessions of one adaptation
+PUBLISHED, REFUSED = 0, 3  # exit codes of `edgelift adapt`; all others may be passing
+PR_SET_PDEATHSIG = 1  # prctl: a signal for the child when its parent dies
 Say = Callable[[str], None]
 
 
@@ -53,6 +57,8 @@ class Seen:
     why: str = ""
     attempts: int = 0
     retry_at_s: float = 0.0
+    alone: bool = False
+    """To be tried by itself: together with others it came to nothing."""
 
 
 @dataclass
@@ -61,6 +67,8 @@ class State:
 
     sessions: dict[str, Seen] = field(default_factory=dict)
     runs: list[dict[str, Any]] = field(default_factory=list)
+    known: dict[tuple[str, int, int], str] = field(default_factory=dict)
+    """sha256 by name, size and time of change: recordings are read once. Not kept on disk."""
 
 
 def watch(folder: Path, registry: Path, settings: WatchSettings, stopped: Callable[[], bool], say: Say) -> State:
@@ -74,7 +82,7 @@ def watch(folder: Path, registry: Path, settings: WatchSettings, stopped: Callab
         while not stopped():
             due = ready(folder, state, settings)
             if due:
-                step(due, registry, state, settings, stopped, say)
+                step(batch(due, state), registry, state, settings, stopped, say)
                 show(registry, folder, state)
             elif settings.once:
                 break
@@ -103,12 +111,21 @@ def ready(folder: Path, state: State, settings: WatchSettings) -> dict[str, Path
         if path.name.startswith(".") or not settled(path, settings):
             continue
         try:
-            key = sha256(path)
+            stat = path.stat()
+            known = (path.name, stat.st_size, stat.st_mtime_ns)
+            key = state.known.get(known) or sha256(path)
         except OSError:  # taken away again meanwhile
             continue
+        state.known[known] = key
         if key not in state.sessions or is_due(state.sessions[key]):
             found[key] = path
     return found
+
+
+def batch(due: dict[str, Path], state: State) -> dict[str, Path]:
+    """What is adapted to next: one that is to be tried alone, else a few together."""
+    alone = [key for key in due if key in state.sessions and state.sessions[key].alone]
+    return {key: due[key] for key in (alone[:1] or list(due)[:MOST_TOGETHER])}
 
 
 def settled(path: Path, settings: WatchSettings) -> bool:
@@ -135,13 +152,13 @@ def step(
         try:
             load_session(path)
             readable[key] = path
-        except (EdgeliftError, OSError) as error:  # perhaps it is still being copied
+        except Exception as error:  # perhaps it is still being copied
             failed(state, key, path, str(error))
             say(f"{path.name}: {error}")
     if readable:
         say(f"adapting to {', '.join(p.name for p in readable.values())}")
         code, told, said = adapt(list(readable.values()), registry, settings, stopped)
-        if stopped():
+        if stopped() and code not in (PUBLISHED, REFUSED):
             return  # it goes on from there next time
         outcome(readable, code, told, said, state)
         say(summary(state.runs[-1]))
@@ -155,7 +172,7 @@ def adapt(
     command = [sys.executable, "-m", "edgelift.cli", "adapt", str(registry), *map(str, paths), "-o", str(registry)]
     process = subprocess.Popen(
         [*command, "--json", *settings.adapt], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=polite(), preexec_fn=lambda: os.nice(KINDNESS) and None,
+        env=polite(), preexec_fn=_subordinate,
     )  # fmt: skip
     while True:
         try:
@@ -164,8 +181,17 @@ def adapt(
             if stopped():
                 process.terminate()
             continue
-        told = json.loads(out) if out.strip() else {}
+        try:
+            told = json.loads(out)
+        except ValueError:  # it died before it could tell
+            told = {}
         return process.returncode, told, said.strip().splitlines()[-1] if said.strip() else ""
+
+
+def _subordinate() -> None:
+    """In the child: less urgent than what is live, and not outliving the watcher: two would work on one adaptation."""
+    os.nice(KINDNESS)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def polite() -> dict[str, str]:
@@ -187,21 +213,26 @@ def outcome(paths: dict[str, Path], code: int, told: dict[str, Any], said: str, 
             if path.stem in bad:  # the others are adapted to without it
                 why = "; ".join(f["what"] for f in told["findings"] if f["session"] == path.stem and f["refused"])
                 state.sessions[key] = Seen(path.name, "refused", why)
-        elif code in (REFUSED, MISTAKE):
+        elif code == REFUSED and len(paths) == 1:
             state.sessions[key] = Seen(path.name, "refused", "; ".join(told.get("reasons", ())) or said)
+        elif len(paths) > 1:  # one of them may be to blame for all
+            state.sessions[key] = Seen(path.name, "failed", "together with others: " + said, alone=True)
         else:
             failed(state, key, path, said or f"exit code {code}")
-    how = {PUBLISHED: "published", REFUSED: "refused", MISTAKE: "refused"}.get(code, "failed")
+    how = {PUBLISHED: "published", REFUSED: "refused"}.get(code, "failed")
     run = {"at_s": time.time(), "sessions": [p.name for p in paths.values()], "how": how, "said": said, "told": told}
     state.runs = [*state.runs[1 - MOST_RUNS :], run]
 
 
 def failed(state: State, key: str, path: Path, why: str) -> None:
     """Note a failure; the next attempt waits twice as long as the one before."""
+    for other in [k for k, seen in state.sessions.items() if seen.file == path.name and k != key]:
+        if state.sessions[other].state in ("failed", "given_up"):
+            del state.sessions[other]  # the same file, when less of it was there
     attempts = state.sessions[key].attempts + 1 if key in state.sessions else 1
     wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** (attempts - 1))
     how = "failed" if attempts < MOST_ATTEMPTS else "given_up"
-    state.sessions[key] = Seen(path.name, how, why, attempts, time.time() + wait_s)
+    state.sessions[key] = Seen(path.name, how, why, attempts, time.time() + wait_s, alone=True)
 
 
 def summary(run: dict[str, Any]) -> str:
@@ -235,7 +266,8 @@ def load_state(registry: Path) -> State:
 def save_state(registry: Path, state: State) -> None:
     """Replace what is known."""
     with replaced_durably(registry / STATE) as temporary:
-        temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
+        told = {"sessions": {key: asdict(seen) for key, seen in state.sessions.items()}, "runs": state.runs}
+        temporary.write_text(json.dumps(told), encoding="utf-8")
 
 
 def show(registry: Path, folder: Path, state: State) -> None:
