@@ -52,14 +52,19 @@ class Finding:
 
 
 def examine(session: Session) -> list[Finding]:
-    """Look at one session's missing joints, synchrony and camera names; EdgeliftError where it has no cameras."""
+    """Look at one session's cameras, missing joints, synchrony and camera names."""
+    if session.cameras is None or len(session.rig) < 2:
+        return [_refused(session, "two calibrated views at least are needed: convert it with --cameras")]
+    if session.time_offset_s.any():
+        told = f"time_offset_s {session.time_offset_s.tolist()}: resample the views to one clock"
+        return [_refused(session, told)]
     shown = session.keypoints[..., 2] > 0
     missing = 1 - shown[:, shown.any((0, 2))].mean() if shown.any() else 1.0
     frames = int((shown.sum(0) >= 2).any(-1).sum())
     if missing > MOST_MISSING or frames < LEAST_FRAMES:
         told = f"{missing:.0%} of the joints are missing, {frames} frames show a joint to two views"
         return [_refused(session, f"{told}; at most {MOST_MISSING:.0%} and at least {LEAST_FRAMES} are needed")]
-    keypoints = _thinned(session)
+    keypoints = spread(session.keypoints, POINTS).astype(np.float64)
     residual = residual_rad(keypoints, session.rig)
     if not np.isfinite(residual):
         return [_refused(session, "no joint that two views know")]
@@ -77,7 +82,8 @@ def _refused(session: Session, what: str) -> Finding:
 def _unsynchronised(session: Session, keypoints: Float64) -> list[Finding]:
     shifts = find_shifts(session)
     mended = _mended(session, {session.view(name): shift for name, shift in shifts.items()})
-    left = residual_rad(_thinned(mended), session.rig) / residual_rad(keypoints, session.rig)
+    moved = spread(mended.keypoints, POINTS).astype(np.float64)
+    left = residual_rad(moved, session.rig) / residual_rad(keypoints, session.rig)
     return [Finding(session.name, _late(name, shift), True, left) for name, shift in shifts.items()]
 
 
@@ -140,7 +146,8 @@ def _best_shift(session: Session, view: int) -> tuple[float, float]:
     points = triangulate(session.keypoints[others], [session.rig[v] for v in others])[0]
     places = project(points, session.rig[view])
     shifts = np.arange(-FARTHEST_SHIFT_S, FARTHEST_SHIFT_S + SHIFT_STEP_S / 2, SHIFT_STEP_S)
-    rows = np.linspace(0, len(points) - 1, min(len(points), POINTS // points.shape[1])).astype(int)
+    there = np.flatnonzero((np.isfinite(places[..., 0]) & (session.keypoints[view, ..., 2] > 0)).any(-1))
+    rows = _evenly(there, POINTS // points.shape[1])
     seen = np.where(session.keypoints[view, rows, :, 2:] > 0, session.keypoints[view, rows, :, :2], np.nan)
     errors = np.array([_error(places, session.timestamps, rows, seen, shift) for shift in shifts])
     if not np.isfinite(errors).any():
@@ -173,11 +180,17 @@ def _moved(session: Session, view: int, shift: float) -> Session:
     return replace(session, keypoints=keypoints)
 
 
-def _thinned(session: Session) -> Float64:
-    """(views, points, 3) joints at moments, evenly over the session."""
-    flat = session.keypoints.reshape(len(session.keypoints), -1, 3)
-    every = max(1, flat.shape[1] // POINTS)
-    return flat[:, ::every].astype(np.float64)
+def spread(keypoints: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """(views, points, 3) joints at moments that two views know, evenly over keypoints (views, frames, joints, 3)."""
+    flat = keypoints.reshape(len(keypoints), -1, 3)
+    known = np.flatnonzero((flat[..., 2] > 0).sum(0) >= 2)
+    return flat[:, _evenly(known, most)]
+
+
+def _evenly(numbers: NDArray[np.int_], most: int) -> NDArray[np.int_]:
+    """At most so many of the numbers, spread evenly."""
+    chosen: NDArray[np.int_] = numbers[np.linspace(0, max(len(numbers) - 1, 0), min(most, len(numbers))).astype(int)]
+    return chosen
 
 
 def compare_rigs(session: Session, known: Sequence[Sequence[Camera]]) -> list[Finding]:
@@ -186,17 +199,17 @@ def compare_rigs(session: Session, known: Sequence[Sequence[Camera]]) -> list[Fi
     People cannot tell that: they only seem to be larger or smaller. Cameras are matched by name; whoever moves them
     turns them, too.
     """
-    for rig in known:
-        own = [(c, k) for c in session.rig for k in rig if c.name == k.name]
-        scale = _scale(*zip(*own, strict=True)) if len(own) >= 2 else 1.0
-        if abs(scale - 1) > SAME_SCALE:
-            told = f"its cameras stand as those that the lifter knows do, but {scale:.3f} times as far apart"
-            return [_refused(session, f"{told}: check the lengths that they were calibrated with")]
-    return []
+    pairs = ([(c, k) for c in session.rig for k in rig if c.name == k.name] for rig in known)
+    # of two cameras there is one distance: it has no form to compare
+    scales = [scale for own in pairs if len(own) >= 3 and (scale := _scale(*zip(*own, strict=True))) is not None]
+    if not scales or any(abs(scale - 1) <= SAME_SCALE for scale in scales):
+        return []
+    told = f"its cameras stand as those that the lifter knows do, but {scales[0]:.3f} times as far apart"
+    return [_refused(session, f"{told}: check the lengths that they were calibrated with")]
 
 
-def _scale(own: Sequence[Camera], known: Sequence[Camera]) -> float:
-    """How many times as large a rig is as a known one of the same form; 1 where its form is another."""
+def _scale(own: Sequence[Camera], known: Sequence[Camera]) -> float | None:
+    """How many times as large a rig is as a known one of the same form; None where its form is another."""
     turns = [[a.R @ b.R.T for a, b in combinations(rig, 2)] for rig in (own, known)]
     apart = [np.arccos(np.clip((np.trace(a @ b.T) - 1) / 2, -1, 1)) for a, b in zip(*turns, strict=True)]
     ratios = np.array([
@@ -205,7 +218,7 @@ def _scale(own: Sequence[Camera], known: Sequence[Camera]) -> float:
     ])  # fmt: skip
     scale = float(np.median(ratios))
     same_form = max(apart) < SAME_TURN_RAD and float(np.ptp(ratios)) < SAME_FORM * scale
-    return scale if same_form else 1.0
+    return scale if same_form else None
 
 
 def bone_lengths(poses: NDArray[np.floating], skeleton: Skeleton) -> Float64:
@@ -222,11 +235,11 @@ def compare_build(sessions: Sequence[Session], known: Float64) -> list[Finding]:
     A person may be of another build, and that is told; all bones far too long or too short are another unit, or
     cameras out of scale.
     """
-    session = sessions[0]
-    ratios = bone_lengths(np.concatenate([s.triangulate()[0] for s in sessions]), session.skeleton) / known
+    skeleton = sessions[0].skeleton
+    ratios = bone_lengths(np.concatenate([s.triangulate()[0] for s in sessions]), skeleton) / known
     ratio = float(np.nanmedian(ratios)) if np.isfinite(ratios).any() else 1.0
     factor = max(ratio, 1 / ratio)
     told = f"bones are {ratio:.2f} times as long as those of the people whom the lifter knows"
     if factor > FARTHEST_BUILD:
-        return [_refused(session, f"{told}: check the unit of the cameras' positions")]
-    return [Finding(session.name, f"{told}: a person of another build", False)] if factor > OTHER_BUILD else []
+        return [_refused(session, f"{told}: check the unit of the cameras' positions") for session in sessions]
+    return [Finding(sessions[0].name, f"{told}: a person of another build", False)] if factor > OTHER_BUILD else []

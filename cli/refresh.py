@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgelift.cli.output import Json, Sessions, app, finish, progress, say, seconds_of
+from edgelift.poses.errors import EdgeliftError
 
 
 @app.command(epilog="Example: edgelift adapt registry take1.npz take2.npz -o registry --budget 60s")
@@ -140,6 +141,11 @@ def diff(
     if output is not None:
         from edgelift.trainer.versions_picture import draw_difference, standing
 
+        if facts["reference"] is None and facts["sessions"] is None:
+            raise EdgeliftError(
+                f"{first} and {second}", "lifters that are fed otherwise, and no sessions", "something to compare on",
+                "Name sessions.",
+            )  # fmt: skip
         skeleton = bundles[0].skeleton
         draw_difference(facts, skeleton, standing(bundles[0].reference()["poses"], skeleton), output)
     facts["picture"] = None if output is None else str(output)

@@ -25,8 +25,11 @@ from edgelift.runtime.engines.store import rebuild_command
 
 def renew_additions(old: Bundle, new: Bundle) -> list[dict[str, Any]]:
     """Give the new bundle what the old one had; one dict each: file, how, seconds; `why_not` if it is not done."""
-    graphs = find(old, "graphs", lambda f: f["kind"] == "graph")  # first: engines are built from them
-    rest = find(old, "engines", lambda f: True)
+    try:
+        graphs = find(old, "graphs", lambda f: f["kind"] == "graph")  # first: engines are built from them
+        rest = find(old, "engines", lambda f: True)
+    except EdgeliftError as error:  # a damaged sidecar of the old version
+        return [{"file": "graphs/, engines/", "how": "none", "why_not": str(error), "seconds": 0.0}]
     return [_renewed(addition, old, new) for addition in [*graphs, *rest]]
 
 
@@ -36,7 +39,7 @@ def _renewed(addition: Attachment, old: Bundle, new: Bundle) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         work()
-    except EdgeliftError as error:
+    except Exception as error:  # a driver's, a library's: the version is good without it, and its absence is told
         told["why_not"] = str(error)
     return told | {"seconds": round(time.perf_counter() - started, 3)}
 
@@ -51,8 +54,15 @@ def _way(addition: Attachment, old: Bundle, new: Bundle) -> tuple[str, Callable[
         return "made", lambda: keep_graph(new, facts["precision"], None, budget, _was_forced(facts))
     decision = decide(facts, old, new)
     if decision.refit and gpu_or_none() is not None:
-        return "refit", lambda: refitted(addition, new)
+        return "refit", lambda: _refitted_or_rebuilt(addition, new)
     return f"rebuild: {decision.reason if not decision.refit else 'no GPU to refit on'}", lambda: _rebuilt(new, facts)
+
+
+def _refitted_or_rebuilt(engine: Attachment, new: Bundle) -> None:
+    try:
+        refitted(engine, new)
+    except EdgeliftError:  # it does not hold on this machine
+        _rebuilt(new, engine.facts)
 
 
 def _rebuilt(new: Bundle, facts: dict[str, Any]) -> None:

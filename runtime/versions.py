@@ -99,7 +99,7 @@ def _on_reference(lifts: tuple[Lift, Lift], bundle: Bundle) -> dict[str, Any]:
     apart = MM_PER_M * np.linalg.norm(poses[0] - poses[1], axis=-1)
     return {
         "joints_mm": [_by_joint(e) for e in errors], "mean_mm": [_mean(e) for e in errors],
-        "moved_mm": round(float(apart.mean()), 2), "windows": len(apart),
+        "moved_mm": _mean(apart), "windows": len(apart),
     }  # fmt: skip
 
 
@@ -108,7 +108,8 @@ def _on_sessions(lifts: tuple[Lift, Lift], bundles: tuple[Bundle, Bundle], sessi
     root = bundles[0].skeleton.joints[bundles[0].skeleton.root]
     return {
         "joints_mm": [list((s["per_joint_mm"] | {root: s["root_error_mm"]}).values()) for s in scores],
-        "mean_mm": [round(s["mixed_mpjpe_mm"], 2) for s in scores], "against": scores[0]["against"],
+        "mean_mm": [None if s["mixed_mpjpe_mm"] is None else round(s["mixed_mpjpe_mm"], 2) for s in scores],
+        "against": scores[0]["against"],
         "frames": scores[0]["frames"],
     }  # fmt: skip
 

@@ -100,6 +100,20 @@ def test_one_that_forgets_is_refused(held_out: list[Session], reference: dict[st
     assert judge(base, mindful, site, elsewhere, FED).publish
 
 
+def test_poses_that_are_not_finite_do_not_count_as_better(
+    held_out: list[Session], reference: dict[str, Float32]
+) -> None:
+    good = erring(held_out, lambda n: 0.02, 1)
+
+    def partly(windows: Float32, intrinsics: Float32) -> Float32:
+        poses = good(windows, intrinsics)
+        poses[-len(poses) // 5 :] = np.nan
+        return poses
+
+    verdict = judge(erring(held_out, lambda n: 0.10), partly, held_out, reference, FED)
+    assert "not finite" in verdict.reasons[0]
+
+
 def test_little_to_judge_by_is_told(held_out: list[Session], reference: dict[str, Float32]) -> None:
     short = [held_out[0].during(slice(0, 20 * (LEAST_BLOCKS - 1)))]
     verdict = judge(erring(held_out, lambda n: 0.1), erring(held_out, lambda n: 0.01), short, reference, FED)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from edgelift.poses.files import replaced
+from edgelift.poses.files import replaced_durably
 from edgelift.poses.metrics import mixed_mpjpe
 from edgelift.poses.sessions import Session
 from edgelift.trainer.checkpoint import Checkpoint, named_tensors, restore, under
@@ -133,10 +134,12 @@ def adapt(
             set_learning_rate(state.optimiser, fed, state.step / state.steps)
             _step(state, examples, anchor, settings)
         state.step += 1
-    best = (state.best if watched else state.model).cpu()
+    best = state.best if watched else state.model
     best_step = min(state.curve, key=lambda point: point[1])[0] if watched else state.steps
-    model, share = (best, 1.0) if keep is None else _between(base.model(), best, watched, keep, fed.input.skeleton.root)
-    return Adapted(model, tuple(state.curve), best_step, state.steps, share)
+    model, share = best, 1.0
+    if keep is not None:
+        model, share = _between(base.model().to(device), best, watched, keep, fed.input.skeleton.root)
+    return Adapted(model.cpu(), tuple(state.curve), best_step, state.steps, share)
 
 
 def _between(
@@ -147,6 +150,8 @@ def _between(
     Where every share loses something, the smallest is returned: the gate has the last word.
     """
     before, found = _kept_mm(base, keep, root), []
+    if not math.isfinite(before):  # nobody knows the poses of what is to be kept
+        return best, 1.0
     for share in SHARES:
         model = _averaged(base, best, share)
         if _kept_mm(model, keep, root) <= before:
@@ -166,8 +171,10 @@ def _averaged(base: Lifter, best: Lifter, share: float) -> Lifter:
 
 
 def _kept_mm(model: Lifter, keep: Mapping[str, NDArray[np.float32]], root: int) -> float:
+    device = next(model.parameters()).device
     with torch.inference_mode():
-        poses = model(torch.from_numpy(keep["keypoints"]), torch.from_numpy(keep["intrinsics"])).numpy()
+        fed = (torch.from_numpy(keep[name]).to(device) for name in ("keypoints", "intrinsics"))
+        poses = model(*fed).cpu().numpy()
     return mixed_mpjpe(poses.astype(np.float64), keep["poses"].astype(np.float64), root)
 
 
@@ -180,11 +187,17 @@ def fed_as(base: TrainSettings, settings: AdaptSettings) -> TrainSettings:
 
 
 def _begun(base: Checkpoint, settings: AdaptSettings, work: Path | None, device: str) -> Adapting:
-    model = base.model().to(device)
-    optimiser = torch.optim.Adam(model.parameters(), fused=True)
-    state = Adapting(model, copy.deepcopy(model), optimiser, 0 if settings.seconds else settings.steps)
+    def new() -> Adapting:
+        model = base.model().to(device)
+        optimiser = torch.optim.Adam(model.parameters(), fused=True)
+        return Adapting(model, copy.deepcopy(model), optimiser, 0 if settings.seconds else settings.steps)
+
+    state = new()
     if work is not None and work.is_file():
-        _load(work, state)
+        try:
+            _load(work, state)
+        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError):  # cut short, or another version's
+            return new()
     return state
 
 
@@ -192,7 +205,7 @@ def _save(path: Path, state: Adapting) -> None:
     """Write what an interrupted adaptation goes on from, complete or not at all."""
     tensors = {f"best.{k}": v.detach().contiguous() for k, v in state.best.state_dict().items()}
     header = {"steps": state.steps, "step": state.step, "curve": state.curve}
-    with replaced(path) as temporary:
+    with replaced_durably(path) as temporary:
         tensors |= named_tensors(state.model, state.optimiser)
         temporary.write_bytes(save(tensors, {"adapting": json.dumps(header)}))
 
@@ -202,11 +215,11 @@ def _load(path: Path, state: Adapting) -> None:
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["adapting"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    curve = [(int(step), float(error)) for step, error in header["curve"]]
     state.model.load_state_dict(under(tensors, "model."))
     state.best.load_state_dict(under(tensors, "best."))
     restore(state.optimiser, tensors)
-    state.steps, state.step = header["steps"], header["step"]
-    state.curve = [(int(step), float(error)) for step, error in header["curve"]]
+    state.steps, state.step, state.curve = int(header["steps"]), int(header["step"]), curve
 
 
 def _rehearsed(lifted: MultiView, rehearse: Sequence[Session], fed: TrainSettings, settings: AdaptSettings) -> Batches:
@@ -229,12 +242,19 @@ def _affordable(state: Adapting, examples: Batches, anchor: list[Tensor], settin
     trial = replace(state, model=copy.deepcopy(state.model))
     trial.optimiser = torch.optim.Adam(trial.model.parameters(), lr=0.0, fused=True)
     _step(trial, examples, anchor, settings)
-    started = time.perf_counter()
+    started = _now(anchor[0].device)
     for _ in range(PROBED):
         _step(trial, examples, anchor, settings)
-    now = time.perf_counter()
+    now = _now(anchor[0].device)
     left = settings.seconds - (now - began)
-    return max(LEAST_STEPS, min(settings.steps, int(left / (now - started) * PROBED)))
+    return min(settings.steps, max(LEAST_STEPS, int(left / (now - started) * PROBED)))
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _check(state: Adapting, watched: Watched, told: Told) -> None:

@@ -99,10 +99,12 @@ def judge(
     tables = [_weigh(lift, held_out, fed) for lift in (base, candidate)]
     for table, lift in zip(tables, (base, candidate), strict=True):
         table["reference_mm"] = _reference(lift, reference, fed.skeleton.root)
+    if any(not np.array_equal(tables[0][name][:, 1], tables[1][name][:, 1]) for name in tables[0]):
+        return Verdict({}, ("poses that are not finite, on windows that the base lifts",))
     rows = {name: (tables[0][name], tables[1][name]) for name in tables[0]}
     measures = {name: _measure(*pair, MOST[name]) for name, pair in rows.items() if pair[0][:, 1].any()}
     if "bones_mm" in measures:  # who always gives the same pose has constant bones: so much may be lost as poses win
-        won = 1 / min(1.0, measures["reprojection_px"].ratio)
+        won = 1 / min(1.0, max(measures["reprojection_px"].ratio, 0.01))
         loosest, at_the_end = LOOSER_BONES
         measures["bones_mm"] = replace(measures["bones_mm"], most=(loosest * won, at_the_end * won))
     return Verdict(measures, tuple(_reasons(measures)))

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgelift.calibration.soundness import Finding
+from edgelift.calibration.soundness import Finding, spread
 from edgelift.poses.cameras import Camera, triangulate
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
@@ -28,6 +28,7 @@ POINTS = 6000  # joints at moments, evenly over a rig's sessions: more move no c
 LEAST_POINTS = 100
 ROUNDS = 15
 CHECKED_POINTS, CHECKED_ROUNDS = 1500, 5  # to find out whether cameras fit
+LEAST_SEEN_S = 2.0  # errors of a detector last 0.2 s: cameras fit to hardly any of them take all of them up
 MISFIT = 0.88  # of the residual is left by corrected cameras: noise that they take up leaves 0.95 of 3 s or more
 TAIL_DEGREES = 4.0
 LEAST_NOISE = 1e-5  # of the focal length
@@ -94,17 +95,22 @@ def learn_cameras(sessions: Sequence[Session], what: LearnCameras) -> Recalibrat
 def check_cameras(sessions: Sequence[Session]) -> list[Finding]:
     """Find rigs that the people in them contradict: corrected cameras would leave much less of the residual.
 
-    Sessions with equal cameras are judged together, and all of them are found fault with.
+    Each session by itself, as a camera may have been bumped between two; then those that passed, with equal cameras,
+    together: many weak signs are a strong one.
     """
     by_rig: dict[bytes, list[Session]] = {}
     for session in sessions:
         by_rig.setdefault(_key(session), []).append(session)
-    return [finding for own in by_rig.values() for finding in _misfit(own)]
+    found = [finding for session in sessions for finding in _misfit([session])]
+    bad = {finding.session for finding in found}
+    rest = ([s for s in own if s.name not in bad] for own in by_rig.values())
+    return found + [finding for own in rest if len(own) > 1 for finding in _misfit(own)]
 
 
 def _misfit(sessions: Sequence[Session]) -> list[Finding]:
-    flat = np.concatenate([s.keypoints.reshape(len(s.rig), -1, 3) for s in sessions], 1)
-    thinned = flat[:, :: max(1, flat.shape[1] // CHECKED_POINTS)]
+    thinned = np.concatenate([spread(s.keypoints, CHECKED_POINTS // len(sessions)) for s in sessions], 1)
+    if thinned.shape[1] < LEAST_POINTS or sum(map(_seen_s, sessions)) < LEAST_SEEN_S:
+        return []
     rig = adjust(sessions[0].rig, thinned, "all", CHECKED_ROUNDS)
     # with points as well placed: better points alone leave less of a residual, too
     before = adjust(sessions[0].rig, thinned, "none", CHECKED_ROUNDS).residual_px[1]
@@ -118,6 +124,12 @@ def _misfit(sessions: Sequence[Session]) -> list[Finding]:
         f"{worst['focal_percent']:.1f} % of its focal length). Calibrate again, or use --learn-cameras all"
     )
     return [Finding(session.name, told, True, after / before) for session in sessions]
+
+
+def _seen_s(session: Session) -> float:
+    """Seconds in which two views know a joint."""
+    known = ((session.keypoints[..., 2] > 0).sum(0) >= 2).any(-1).sum()
+    return float(known * np.median(np.diff(session.timestamps))) if len(session.timestamps) > 1 else 0.0
 
 
 def adjust(

@@ -36,7 +36,9 @@ def save_replay(run: Path, data: MultiView, sessions: Sequence[Session], setting
     teacher = settings.supervision == "views" and settings.loss == "teacher"
     counts = torch.bincount(data.session, minlength=len(sessions)).tolist()
     kept: list[Session] = []
-    for number, parts in enumerate(stretches(counts)):
+    frame_s = max(float(torch.median(settings.input.frame_interval_s / data.rows_a_slot)), 1e-3)
+    length = max(STRETCH_FRAMES, round(4 * settings.frames * settings.input.frame_interval_s / frame_s))
+    for number, parts in enumerate(stretches(counts, length)):
         if parts:
             target = data.target[data.session == number].cpu().numpy()
             poses = np.where(target[..., 3:] > 0, target[..., :3], np.float32(np.nan)) if teacher else None
@@ -46,17 +48,20 @@ def save_replay(run: Path, data: MultiView, sessions: Sequence[Session], setting
     save_together(kept, run / REPLAY)
 
 
-def stretches(counts: Sequence[int]) -> list[list[slice]]:
-    """For sessions of so many frames, which frames of each to keep: all of a few, of many stretches spread evenly."""
+def stretches(counts: Sequence[int], length: int = STRETCH_FRAMES) -> list[list[slice]]:
+    """For sessions of so many frames, which frames of each to keep: all of a few, of many stretches spread evenly.
+
+    length: of a stretch, in frames; some windows of a sequence lifter have to fit into it whole.
+    """
     total = sum(counts)
     if total <= REPLAY_FRAMES:
         return [[slice(0, count)] for count in counts]
     firsts = np.cumsum([0, *counts[:-1]])
-    starts = np.arange(0, total, total * STRETCH_FRAMES // REPLAY_FRAMES)
+    starts = np.arange(0, total, max(1, total * length // REPLAY_FRAMES))
     kept = []
     for first, count in zip(firsts, counts, strict=True):
         own = starts[(starts >= first) & (starts < first + count)] - first
-        kept.append([slice(int(at), int(min(at + STRETCH_FRAMES, count))) for at in own])
+        kept.append([slice(int(at), int(min(at + length, count))) for at in own])
     return kept
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.files import make_durable
 from edgelift.poses.sessions import Session, load_sessions, load_together
 from edgelift.runtime.bundle import REPLAY, WATCH, Bundle, load_bundle
-from edgelift.runtime.publish import REFUSED, check_registry, create, publish, staging
+from edgelift.runtime.publish import REFUSED, check_registry, create, locked, publish, staging
 from edgelift.runtime.registry import bundle_path, is_registry
 from edgelift.trainer.adapt import Adapted, AdaptSettings, adapt
 from edgelift.trainer.data import fingerprint
@@ -36,6 +38,7 @@ RESERVED_S = 10.0  # of the budget, for the gate, the export and the publication
 # of the sessions' time, the last part of each: a fifth, or as much as makes the seconds, but no more than the most
 HELD_OUT_SHARE, HELD_OUT_S, MOST_HELD_OUT, APART_S = 0.2, 7.0, 0.4, 0.5
 WORK = ".work-"
+REFUSED_BUNDLES = 5  # candidates that are kept, the newest
 Say = Callable[[str], None]
 Told = Callable[[int, int, float | None], None]
 
@@ -76,7 +79,7 @@ class Refreshed:
         gate = None if self.verdict is None else self.verdict.to_dict()
         steps = None if self.adapted is None else {
             "steps": self.adapted.steps, "best_step": self.adapted.best_step, "share": self.adapted.share,
-            "curve": self.adapted.curve,
+            "curve": [(step, error if math.isfinite(error) else None) for step, error in self.adapted.curve],
         }  # fmt: skip
         return {
             "registry": str(self.registry), "base": self.base, "version": self.version, "forced": self.forced,
@@ -163,7 +166,7 @@ def examined(sessions: list[Session], base: Bundle, learn: LearnCameras, result:
     Returns them in the lifter's skeleton, with their learnt cameras where those are asked for.
     """
     own: Sequence[Session] = [s.to_skeleton(base.skeleton) for s in sessions]
-    result.findings += [finding for s in own for finding in best_explained(s)]
+    result.findings += [finding for s in own for finding in best_explained(s, learn)]
     sound = not any(f.refused for f in result.findings)
     if sound and learn != "none":
         learnt = learn_cameras(own, learn)
@@ -175,23 +178,26 @@ def examined(sessions: list[Session], base: Bundle, learn: LearnCameras, result:
         rigs = {repr([(c.name, c.R.tolist(), c.t.tolist()) for c in s.rig]): s.rig for s in replayed(base)}
         result.findings += [f for s in own for f in compare_rigs(s, list(rigs.values()))]
     known = bone_lengths(base.reference()["poses"], base.skeleton)
-    for person in sorted({s.subject for s in own}) if sound else ():
-        result.findings += compare_build([s for s in own if s.subject == person], known)
+    for person in sorted({s.subject or s.name for s in own}) if sound else ():
+        result.findings += compare_build([s for s in own if (s.subject or s.name) == person], known)
     result.reasons += [str(f) for f in result.findings if f.refused]
     return own
 
 
-def best_explained(session: Session) -> list[Finding]:
+def best_explained(session: Session, learn: LearnCameras = "none") -> list[Finding]:
     """Examine a session. A camera that moved looks like a late one to somebody who walks: what fits better is told."""
     findings = examine(session)
     late = [f.left for f in findings if f.left is not None]
     moved = check_cameras([session]) if late else []
-    return moved if moved and (moved[0].left or 1.0) < max(late) else findings
+    if not moved or (moved[0].left or 1.0) >= max(late):
+        return findings
+    return moved if learn == "none" else []  # what is wrong with the cameras is corrected next
 
 
 def split(sessions: Sequence[Session]) -> tuple[list[Session], list[Session]]:
     """What is trained on, and the end of every session, which judges: apart by a moment, as neighbours are alike."""
     taught, held_out = [], []
+    sessions = [trimmed(session) for session in sessions]
     seconds = sum(float(np.ptp(session.timestamps)) for session in sessions)
     share = max(HELD_OUT_SHARE, min(MOST_HELD_OUT, HELD_OUT_S / max(seconds, 1e-3)))
     for session in sessions:
@@ -204,6 +210,12 @@ def split(sessions: Sequence[Session]) -> tuple[list[Session], list[Session]]:
             taught.append(session.during(slice(0, before)))
             held_out.append(session.during(slice(after, None)))
     return taught, held_out
+
+
+def trimmed(session: Session) -> Session:
+    """Return the session without the empty room before and after: from the first frame that two views know on."""
+    known = np.flatnonzero(((session.keypoints[..., 2] > 0).sum(0) >= 2).any(-1))
+    return session.during(slice(int(known[0]), int(known[-1]) + 1)) if len(known) else session
 
 
 def replayed(base: Bundle) -> list[Session]:
@@ -232,7 +244,8 @@ def _export(result: Refreshed, base: Bundle, sessions: Sequence[Session], folder
             _lineage(result, base, sessions),
         )  # fmt: skip
     with result.timed("engines", say):
-        result.additions = renew_additions(base, bundle)
+        if not result.reasons or result.forced:
+            result.additions = renew_additions(base, bundle)
     return bundle.path
 
 
@@ -265,9 +278,12 @@ def _refuse(result: Refreshed, bundle: Path | None) -> Path:
         whole.mkdir()
         if bundle is not None:
             os.rename(bundle, whole / "bundle")
-        number = max([int(p.name) for p in home.iterdir() if p.name.isdecimal()], default=0) + 1
-        result.kept = home / f"{number:04d}"
         (whole / "report.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
         make_durable(whole)
-        os.rename(whole, result.kept)
-    return result.kept
+        with locked(result.registry):
+            earlier = sorted(int(p.name) for p in home.iterdir() if p.name.isdecimal())
+            kept = home / f"{max(earlier, default=0) + 1:04d}"
+            os.rename(whole, kept)
+            for number in earlier[: 1 - REFUSED_BUNDLES]:  # reports stay, candidates take room
+                shutil.rmtree(home / f"{number:04d}" / "bundle", ignore_errors=True)
+    return kept
