@@ -12,6 +12,7 @@ before. Latency in ms from just before sending to just after receiving; `around`
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "live"))
 from detected import filmed, message, rig_of
-from loops import HOST, Loop, free_port, machine, percentiles, udp_receiver, until_answered, write
+from loops import HOST, Loop, free_port, machine, percentiles, udp_receiver, until_answered
 from orjson import dumps, loads
 
 from edgelift.poses.cameras import Camera
@@ -160,7 +162,10 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(result)
-    write(result | {"machine": machine()}, "swaps", options.output)
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"refresh_swaps_cpu_{date.today()}.json"
+    path.write_text(json.dumps(result | {"machine": machine()}, indent=1) + "\n")
+    print(f"-> {path}")
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
