@@ -35,7 +35,7 @@ demo: $(VENV)/.installed
 	$(BIN)/edgelift demo -o demo
 
 test: $(VENV)/.viewer bindings lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bindings: $(BINDINGS)/.installed $(TRITON)/.installed
 
