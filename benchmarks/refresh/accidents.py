@@ -202,7 +202,9 @@ def feet(s: Session) -> Session:
 
 
 def larger(s: Session) -> Session:
-    return replace(s, cameras=tuple(replace(c, t=c.t * 1.15) for c in s.rig))
+    names = tuple(f"new_{name}" for name in s.camera_names)  # as the known rig it would be a rig out of scale
+    cameras = tuple(replace(c, t=c.t * 1.15, name=name) for c, name in zip(s.rig, names, strict=True))
+    return replace(s, cameras=cameras, camera_names=names)
 
 
 SESSIONS: dict[str, Callable[[Session], Session]] = {
