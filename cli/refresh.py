@@ -1,4 +1,4 @@
-"""Commands that keep a deployed lifter up to date: adapt, registry."""
+"""Commands that keep a deployed lifter up to date: adapt, registry, watch."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def adapt(
     """Adapt a lifter to recorded sessions, without labels; publish it if it is proved to be better."""
     from edgelift.trainer.adapt import AdaptSettings
     from edgelift.trainer.refresh import RefreshSettings, refresh
+    from edgelift.trainer.watch import REFUSED
 
     how = AdaptSettings(steps, seed=seed)
     settings = RefreshSettings(seconds_of("--budget", budget), learn_cameras, force, device, how)
@@ -44,9 +45,6 @@ def adapt(
     finish(facts, as_json, *_measures(facts), *_outcome(facts))
     if result.version is None:
         raise typer.Exit(REFUSED)
-
-
-REFUSED = 3  # the exit code of a refresh that was refused: neither well done nor a mistake of the user's
 
 
 def _measures(facts: dict[str, Any]) -> list[str]:

@@ -211,8 +211,8 @@ class Swapper:
         self.live.complaints.add(f"back from lifter {failed.name} to {spare.name}", why)
         if refuse:
             self._drop_spare()
+            self.follower.refuse(failed.name)  # first: it is still what the registry names
             self.follower.lifts(spare.name)
-            self.follower.refuse(failed.name)
         else:
             self.follower.lifts(spare.name, failed.name)
 

@@ -20,7 +20,7 @@ from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.runtime.bundle import REPLAY, WATCH, Bundle, load_bundle
 from edgelift.runtime.evaluate import evaluate
 from edgelift.runtime.publish import create, versions
-from edgelift.runtime.registry import bundle_path, current
+from edgelift.runtime.registry import current
 from edgelift.trainer.adapt import AdaptSettings
 from edgelift.trainer.data import fingerprint
 from edgelift.trainer.deploy import checkpoint_of, export_run
@@ -277,8 +277,3 @@ def test_failures_are_tried_again_later_and_later(monkeypatch: pytest.MonkeyPatc
     assert is_due(waiting)
     now[0] -= 10 * 365 * 86400  # a clock that was set back does not keep it waiting for ten years
     assert is_due(waiting)
-
-
-def test_a_published_version_is_what_a_registry_means(base: Bundle, tmp_path: Path) -> None:
-    create(tmp_path / "registry", base)
-    assert load_bundle(bundle_path(tmp_path / "registry")).manifest == base.manifest
