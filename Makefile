@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # what a device has: Python 3.10 (JetPack 6), numpy, onnxruntime; no torch
 DEVICE_PYTHON ?= python3.10
 DEVICE := .venv-3.10
-NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,aarch64 adapt bindings cli cli_engines cli_live cuda engines export fuse gate gpu_check learn_cameras live models original packaging parallel precision publish readme reconstruction refit refresh registry renewal report soundness swap tensorrt_backend trainer triton virtual))
+NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,aarch64 adapt bindings cli cli_engines cli_live cuda engines export fleet fuse gate gpu_check learn_cameras live models original packaging parallel precision publish readme reconstruction refit refresh registry remote_registry renewal report slots soundness swap tensorrt_backend trainer triton virtual))
 
 # NVIDIA's Python bindings without NVIDIA's libraries. Tests load them over stubs: what TensorRT's classes have in each
 # version, and how CUDA is called. pycuda has no wheel; it is compiled once (a minute and a half, needs gcc and Python.h).
@@ -34,8 +34,9 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/edgelift demo -o demo
 
+# one thread a process: two processes of two threads each, on two cores, wait for each other most of the time
 test: $(VENV)/.viewer bindings lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 bindings: $(BINDINGS)/.installed $(TRITON)/.installed
 
@@ -51,7 +52,7 @@ lint: $(VENV)/.installed .typing/edgelift
 
 $(VENV)/.installed: pyproject.toml constraints-3.11.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -c constraints-3.11.txt -e '.[train,cpu,rtx,stream,files,dev]'
+	$(PIP) -c constraints-3.11.txt -e '.[train,cpu,rtx,stream,files,fleet,dev]'
 	touch $@
 
 # Rerun takes 700 MB, so the demo does without it

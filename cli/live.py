@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -23,7 +22,7 @@ from edgelift.poses.errors import EdgeliftError
     "or edgelift lift bundles/first --source udp://:5005 --cameras Calib.toml --units m --sink ws://:8765"
 )
 def lift(
-    bundle: Annotated[Path, typer.Argument(help="A bundle directory, or a registry of them.")],
+    bundle: Annotated[str, typer.Argument(help="A bundle directory, or a registry of them by path or URL.")],
     source: Annotated[
         list[str],
         typer.Option(

@@ -87,15 +87,20 @@ def read_manifest(path: Path) -> dict[str, Any]:
     manifest_path = path / MANIFEST
     if not manifest_path.is_file():
         raise EdgeliftError(str(path), f"no {MANIFEST}", "a bundle directory", "Make one with `edgelift export`.")
+    return parsed_manifest(manifest_path.read_bytes(), str(manifest_path))
+
+
+def parsed_manifest(contents: bytes, place: str) -> dict[str, Any]:
+    """Verify the seal of a manifest that was read from somewhere; `place` is for the message."""
     try:
-        manifest: dict[str, Any] = json.loads(manifest_path.read_text())
+        manifest: dict[str, Any] = json.loads(contents)
         version, sealed, _ = manifest["schema_version"], manifest["seal"], dict(manifest["files"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise EdgeliftError(str(manifest_path), f"an unreadable manifest ({error})", "a manifest", REMEDY) from error
+        raise EdgeliftError(place, f"an unreadable manifest ({error})", "a manifest", REMEDY) from error
     if version != SCHEMA_VERSION:
-        raise EdgeliftError(str(manifest_path), f"schema {version}", f"schema {SCHEMA_VERSION}", REMEDY)
+        raise EdgeliftError(place, f"schema {version}", f"schema {SCHEMA_VERSION}", REMEDY)
     if sealed != seal(manifest):
-        raise EdgeliftError(str(manifest_path), "contents that do not fit its seal", "an unedited manifest", REMEDY)
+        raise EdgeliftError(place, "contents that do not fit its seal", "an unedited manifest", REMEDY)
     return manifest
 
 

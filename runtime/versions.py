@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from edgelift.poses.sessions import Session
 from edgelift.runtime.backends import open_backend
 from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.evaluate import Lift, backend_lift, evaluate
-from edgelift.runtime.publish import check_registry, history, load_version, versions
-from edgelift.runtime.registry import current
+from edgelift.runtime.registries import Registry
 
 MM_PER_M = 1000.0
 
@@ -36,18 +34,18 @@ class Version:
     why: str | None = None
 
 
-def overview(registry: Path) -> list[Version]:
+def overview(registry: Registry) -> list[Version]:
     """List a registry's versions, oldest first; every file of every one is verified."""
-    check_registry(registry)
-    past = [event for event in history(registry) if event.what != "pruned"]
-    now, once = current(registry), {name for event in past for name in (event.version, event.previous)}
-    return [_version(registry, name, now, once) for name in versions(registry)]
+    registry.check()
+    past = [event for event in registry.history() if event.what != "pruned"]
+    now, once = registry.current(), {name for event in past for name in (event.version, event.previous)}
+    return [_version(registry, name, now, once) for name in registry.versions()]
 
 
-def _version(registry: Path, name: str, now: str, once: set[str | None]) -> Version:
+def _version(registry: Registry, name: str, now: str, once: set[str | None]) -> Version:
     state = "current" if name == now else "earlier" if name in once else "never"
     try:
-        bundle = load_version(registry, name)
+        bundle = registry.load(name)
     except EdgeliftError as error:
         return Version(name, "damaged", None, None, False, 0, None, None, str(error))
     parent, refresh = bundle.manifest["parent"], bundle.manifest.get("refresh")
@@ -60,16 +58,16 @@ def _version(registry: Path, name: str, now: str, once: set[str | None]) -> Vers
     )
 
 
-def details(registry: Path, name: str | None) -> dict[str, Any]:
+def details(registry: Registry, name: str | None) -> dict[str, Any]:
     """All that a version's manifest says of where it comes from, with what happened to it in the registry."""
-    check_registry(registry)
-    bundle = load_version(registry, name or current(registry))
+    registry.check()
+    bundle, now = registry.load(name), registry.current()
     m, own = bundle.manifest, bundle.path.name
     return {
-        "version": own, "current": own == current(registry), "path": str(bundle.path), "skeleton": m["skeleton"],
+        "version": own, "current": own == now, "path": str(bundle.path), "skeleton": m["skeleton"],
         "frames": m["frames"], "camera_input": m["camera_input"], "seal": m["seal"], "parity": m["parity"],
         "parent": m["parent"], "refresh": m.get("refresh"),
-        "history": [vars(e) for e in history(registry) if own in (e.version, e.previous)],
+        "history": [vars(e) for e in registry.history() if own in (e.version, e.previous)],
     }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ def requirements() -> list[str]:
         *extras["tensorrt"],
         *extras["stream"],
         *extras["files"],
+        *extras["remote"],
     ]
     return [line for line in dict.fromkeys(named) if name_of(line) not in NOT_FROM_A_WHEEL]
 

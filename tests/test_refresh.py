@@ -19,8 +19,7 @@ from edgelift.poses.sessions import Session, load_together, save_session, save_t
 from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.runtime.bundle import REPLAY, WATCH, Bundle, load_bundle
 from edgelift.runtime.evaluate import evaluate
-from edgelift.runtime.publish import create, versions
-from edgelift.runtime.registry import current
+from edgelift.runtime.registries import LocalRegistry
 from edgelift.trainer.adapt import AdaptSettings
 from edgelift.trainer.data import fingerprint
 from edgelift.trainer.deploy import checkpoint_of, export_run
@@ -76,13 +75,13 @@ def edgelift(*arguments: object) -> tuple[int, dict[str, Any], str]:
 def test_sessions_become_the_next_version_and_its_manifest_says_how(
     base: Bundle, takes: Path, recorded: list[Session], tmp_path: Path
 ) -> None:
-    registry = tmp_path / "registry"
+    registry = LocalRegistry(tmp_path / "registry")
     stages: list[str] = []
     result = refresh(base.path, [takes], registry, QUICK, stages.append)
-    assert (result.version, result.reasons, current(registry)) == ("v0002", [], "v0002")
+    assert (result.version, result.reasons, registry.current()) == ("v0002", [], "v0002")
     assert stages == ["sessions", "adapt", "gate", "export", "engines", "publish"]
     assert set(result.seconds) == set(stages)
-    new = load_bundle(registry / "v0002")
+    new = load_bundle(registry.path / "v0002")
     assert new.manifest["parent"] == {"version": "v0001", "seal": base.manifest["seal"]}
     lineage = new.manifest["refresh"]
     assert [s["fingerprint"] for s in lineage["sessions"]] == [fingerprint([s], False) for s in reread(takes)]
@@ -93,8 +92,8 @@ def test_sessions_become_the_next_version_and_its_manifest_says_how(
     assert scores[1] < 0.9 * scores[0]
     for name in ("reference.npz", WATCH, REPLAY):
         assert (new.path / name).read_bytes() == (base.path / name).read_bytes()
-    assert not list(registry.glob(".work-*"))
-    assert begin(registry, registry).manifest == new.manifest  # the next refresh begins with it
+    assert not list(registry.path.glob(".work-*"))
+    assert begin(registry.path, registry).manifest == new.manifest  # the next refresh begins with it
 
 
 def reread(folder: Path) -> list[Session]:
@@ -107,37 +106,39 @@ def reread(folder: Path) -> list[Session]:
 def test_what_cannot_be_believed_is_refused_unless_it_is_forced(
     base: Bundle, recorded: list[Session], tmp_path: Path
 ) -> None:
-    wrong, registry = saved([exchanged(s) for s in recorded], tmp_path / "wrong"), tmp_path / "registry"
+    wrong, registry = saved([exchanged(s) for s in recorded], tmp_path / "wrong"), LocalRegistry(tmp_path / "registry")
     result = refresh(base.path, [wrong], registry, QUICK)
-    assert (result.version, result.adapted, current(registry)) == (None, None, "v0001")
+    assert (result.version, result.adapted, registry.current()) == (None, None, "v0001")
     assert "exchanged" in result.reasons[0]
     assert result.kept is not None
-    report = json.loads((result.kept / "report.json").read_text())
+    report = json.loads((Path(result.kept or "") / "report.json").read_text())
     assert report["reasons"] == result.reasons
-    forced = refresh(registry, [wrong], registry, RefreshSettings(600.0, force=True, adapt=AdaptSettings(steps=10)))
-    assert (forced.version, forced.forced, current(registry)) == ("v0002", True, "v0002")
-    lineage = load_bundle(registry / "v0002").manifest["refresh"]
+    forced = refresh(
+        registry.path, [wrong], registry, RefreshSettings(600.0, force=True, adapt=AdaptSettings(steps=10))
+    )
+    assert (forced.version, forced.forced, registry.current()) == ("v0002", True, "v0002")
+    lineage = load_bundle(registry.path / "v0002").manifest["refresh"]
     assert lineage["forced"] is True
     assert lineage["reasons"] == forced.reasons
 
 
 def test_a_candidate_that_loses_is_kept_with_its_report(base: Bundle, takes: Path, tmp_path: Path) -> None:
-    registry = tmp_path / "registry"
+    registry = LocalRegistry(tmp_path / "registry")
     hopeless = replace(QUICK, adapt=AdaptSettings(steps=10, learning_rate=1.0, checks=1))
     result = refresh(base.path, [takes], registry, hopeless)
     assert result.version is None
-    assert result.kept == registry / "refused" / "0001"
-    assert load_bundle(result.kept / "bundle").manifest["refresh"]["reasons"] == result.reasons
-    assert (current(registry), versions(registry)) == ("v0001", ["v0001"])
+    assert result.kept == str(registry.path / "refused" / "0001")
+    assert load_bundle(Path(result.kept or "") / "bundle").manifest["refresh"]["reasons"] == result.reasons
+    assert (registry.current(), registry.versions()) == ("v0001", ["v0001"])
 
 
 def test_a_registry_belongs_to_one_lifter(base: Bundle, takes: Path, bundle: Path, tmp_path: Path) -> None:
-    registry = tmp_path / "registry"
-    create(registry, load_bundle(bundle))
+    registry = LocalRegistry(tmp_path / "registry")
+    registry.create(load_bundle(bundle))
     with pytest.raises(EdgeliftError, match="whose current version is not"):
         refresh(base.path, [takes], registry, QUICK)
     with pytest.raises(EdgeliftError, match="no registry"):
-        refresh(tmp_path / "nothing", [takes], tmp_path / "nothing", QUICK)
+        refresh(tmp_path / "nothing", [takes], LocalRegistry(tmp_path / "nothing"), QUICK)
 
 
 def test_the_end_of_every_session_judges(recorded: list[Session]) -> None:
@@ -173,11 +174,11 @@ def test_what_is_rehearsed_is_spread_over_the_training_and_holds_no_true_poses(
 
 
 def test_the_commands_tell_machines_what_they_did(base: Bundle, takes: Path, tmp_path: Path) -> None:
-    registry = tmp_path / "registry"
+    registry = LocalRegistry(tmp_path / "registry")
     code, told, said = edgelift("adapt", base.path, takes, "-o", registry, "--budget", "5m", "--steps", "60")
     assert code == 0, said
     assert set(told) == {
-        "registry", "base", "version", "forced", "kept", "reasons", "findings", "gate", "adaptation",
+        "registry", "sessions", "base", "version", "forced", "kept", "reasons", "findings", "gate", "adaptation",
         "learnt_cameras", "additions", "seconds",
     }  # fmt: skip
     assert said.strip().splitlines()[-1].startswith("published: v0002, made from v0001")
@@ -194,7 +195,7 @@ def test_the_commands_tell_machines_what_they_did(base: Bundle, takes: Path, tmp
     assert told["sessions"]["mean_mm"][1] < told["sessions"]["mean_mm"][0]
     assert len(told["reference"]["joints_mm"][0]) == len(told["joints"]) == 14
     code, told, _ = edgelift("registry", "rollback", registry)
-    assert (told["from"], told["to"], current(registry)) == ("v0002", "v0001", "v0001")
+    assert (told["from"], told["to"], registry.current()) == ("v0002", "v0001", "v0001")
     code, told, _ = edgelift("registry", "prune", registry, "--keep", "1")
     assert told["removed"] == []  # the newest one, and the current one
 
@@ -219,11 +220,11 @@ def once(folder: Path, registry: Path, *more: str) -> State:
 def test_a_watcher_publishes_what_is_good_and_says_what_is_not(
     base: Bundle, recorded: list[Session], tmp_path: Path
 ) -> None:
-    registry, folder = tmp_path / "registry", saved(recorded, tmp_path / "takes")
-    create(registry, base)
+    registry, folder = LocalRegistry(tmp_path / "registry"), saved(recorded, tmp_path / "takes")
+    registry.create(base)
     save_session(exchanged(recorded[0]), folder / "wrong.npz")
     (folder / "half.npz").write_bytes((folder / "wrong.npz").read_bytes()[:999])
-    state = once(folder, registry)
+    state = once(folder, registry.path)
     seen = {s.file: s for s in state.sessions.values()}
     assert {name: s.state for name, s in seen.items()} == {
         f"{recorded[0].name}.npz": "published", f"{recorded[1].name}.npz": "published",
@@ -231,33 +232,33 @@ def test_a_watcher_publishes_what_is_good_and_says_what_is_not(
     }  # fmt: skip
     assert "exchanged" in seen["wrong.npz"].why
     assert [run["how"] for run in state.runs] == ["refused", "published"]
-    assert current(registry) == "v0002"
-    page = (registry / "watch.html").read_text()
+    assert registry.current() == "v0002"
+    page = (registry.path / "watch.html").read_text()
     assert "published" in page
     assert "half.npz" in page
-    again = once(folder, registry)  # nothing is done twice, whoever asks
+    again = once(folder, registry.path)  # nothing is done twice, whoever asks
     assert (len(again.runs), again.sessions) == (2, state.sessions)
-    assert load_state(registry).sessions == state.sessions
+    assert load_state(registry.path).sessions == state.sessions
 
 
 def test_one_watcher_at_a_time_and_a_state_that_is_one(base: Bundle, tmp_path: Path) -> None:
-    registry, folder = tmp_path / "registry", tmp_path / "takes"
-    create(registry, base)
+    registry, folder = LocalRegistry(tmp_path / "registry"), tmp_path / "takes"
+    registry.create(base)
     with pytest.raises(EdgeliftError, match="no directory"):
-        once(folder, registry)
+        once(folder, registry.path)
     folder.mkdir()
     stop_after = time.monotonic() + 0.5
 
     def stopped() -> bool:
         if time.monotonic() < stop_after - 0.25:
             with pytest.raises(EdgeliftError, match="runs already"):
-                once(folder, registry)
+                once(folder, registry.path)
         return time.monotonic() > stop_after
 
-    watch(folder, registry, WatchSettings(every_s=0.1), stopped, lambda line: None)
-    (registry / "watch.json").write_text("{")
+    watch(folder, registry.path, WatchSettings(every_s=0.1), stopped, lambda line: None)
+    (registry.path / "watch.json").write_text("{")
     with pytest.raises(EdgeliftError, match="unreadable state"):
-        once(folder, registry)
+        once(folder, registry.path)
 
 
 def test_failures_are_tried_again_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from edgelift.runtime.counts import Live
 from edgelift.runtime.frames import Frame, LiftedFrame
 from edgelift.runtime.lifter import Lifter, StreamSettings
 from edgelift.runtime.live import Cameras, EachCamera, run
-from edgelift.runtime.registry import Follower, bundle_path, is_registry
+from edgelift.runtime.registries import LocalRegistry, load_current
+from edgelift.runtime.registries.follow import Follower
 from edgelift.runtime.sinks import Sinks
 from edgelift.runtime.sources import Inbox
 from edgelift.runtime.swap import Swapper, SwapSettings
@@ -29,14 +31,19 @@ from .lifters import make_bundle
 COMMON14 = skeleton("common14")
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Path:
-    home = tmp_path / "registry"
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("versions") / "registry"
     for number in (1, 2):
         make_bundle(home / f"v000{number}", "tcn", seed=number)
     make_bundle(home / "v0003", "frame", seed=3)
     publish(home, "v0001")
     return home
+
+
+@pytest.fixture
+def registry(versions: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(versions, tmp_path / "registry"))
 
 
 def publish(registry: Path, name: str) -> None:
@@ -45,9 +52,9 @@ def publish(registry: Path, name: str) -> None:
 
 
 def test_a_registry_stands_for_its_current_bundle(registry: Path) -> None:
-    assert is_registry(registry)
-    assert bundle_path(registry) == registry / "v0001"
-    assert bundle_path(registry / "v0002") == registry / "v0002"
+    assert LocalRegistry(registry).exists()
+    assert load_current(registry).path == registry / "v0001"
+    assert load_current(registry / "v0002").path == registry / "v0002"
     with Lifter(registry) as lifter:
         assert lifter.name == "v0001"
 
@@ -56,7 +63,7 @@ def test_a_registry_stands_for_its_current_bundle(registry: Path) -> None:
 def test_current_names_a_bundle_of_this_registry(registry: Path, name: str) -> None:
     publish(registry, name)
     with pytest.raises(EdgeliftError, match="current"):
-        bundle_path(registry)
+        load_current(registry)
 
 
 class Steps:
@@ -109,7 +116,7 @@ def follow(
     """Run a loop that follows; before frame i, what is published is looked at and opened."""
     live, kept = Live(), Kept()
     lifter = Lifter(registry)
-    follower = Follower(registry, lifter.name, Lifter, Lifter.close, live.complaints.add)
+    follower = Follower(LocalRegistry(registry), lifter.name, Lifter, Lifter.close, live.complaints.add)
 
     def between(i: int) -> None:
         if i in publications:
@@ -160,7 +167,7 @@ def test_what_is_broken_is_refused_and_the_old_one_goes_on(registry: Path, sessi
 
 def test_only_a_registry_can_be_followed(registry: Path) -> None:
     with pytest.raises(EdgeliftError, match="no registry"):
-        Follower(registry / "v0001", "v0001", Lifter, Lifter.close, lambda kind, what: None)
+        Follower(LocalRegistry(registry / "v0001"), "v0001", Lifter, Lifter.close, lambda kind, what: None)
 
 
 def test_the_watching_thread_finds_what_is_published(registry: Path) -> None:
@@ -171,7 +178,7 @@ def test_the_watching_thread_finds_what_is_published(registry: Path) -> None:
         return bundle
 
     released: list[Bundle] = []
-    follower = Follower(registry, "v0001", open_it, released.append, lambda kind, what: None)
+    follower = Follower(LocalRegistry(registry), "v0001", open_it, released.append, lambda kind, what: None)
     publish(registry, "v0002")
     assert opened.wait(20)
     while (taken := follower.taken()) is None:
@@ -184,7 +191,9 @@ def test_the_watching_thread_finds_what_is_published(registry: Path) -> None:
 
 def test_what_nobody_took_is_released(registry: Path) -> None:
     released: list[str] = []
-    follower = Follower(registry, "v0001", lambda bundle: bundle.path.name, released.append, lambda kind, what: None)
+    follower = Follower(
+        LocalRegistry(registry), "v0001", lambda bundle: bundle.path.name, released.append, lambda kind, what: None
+    )
     for name in ("v0002", "v0003"):
         publish(registry, name)
         follower.look()
@@ -196,7 +205,9 @@ def test_what_nobody_took_is_released(registry: Path) -> None:
 def test_a_bundle_that_was_mended_is_taken_up_after_a_rollback(registry: Path) -> None:
     weights = registry / "v0002" / "lifter.onnx"
     whole = weights.read_bytes()
-    follower = Follower(registry, "v0001", lambda bundle: bundle.path.name, lambda name: None, lambda kind, what: None)
+    follower = Follower(
+        LocalRegistry(registry), "v0001", lambda bundle: bundle.path.name, lambda name: None, lambda kind, what: None
+    )
     weights.write_bytes(whole[:-1] + b"x")
     for name in ("v0002", "v0001"):
         publish(registry, name)

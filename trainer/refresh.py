@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +20,9 @@ from edgelift.calibration.soundness import Finding, bone_lengths, compare_build,
 from edgelift.export.bundles import Reference, export_bundle
 from edgelift.export.renewal import renew_additions
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.files import make_durable
 from edgelift.poses.sessions import Session, load_sessions, load_together
-from edgelift.runtime.bundle import REPLAY, WATCH, Bundle, load_bundle
-from edgelift.runtime.publish import REFUSED, check_registry, create, locked, publish, staging
-from edgelift.runtime.registry import bundle_path, is_registry
+from edgelift.runtime.bundle import REPLAY, WATCH, Bundle
+from edgelift.runtime.registries import Registry, load_current
 from edgelift.trainer.adapt import Adapted, AdaptSettings, adapt
 from edgelift.trainer.data import fingerprint
 from edgelift.trainer.deploy import checkpoint_of
@@ -38,7 +35,6 @@ RESERVED_S = 10.0  # of the budget, for the gate, the export and the publication
 # of the sessions' time, the last part of each: a fifth, or as much as makes the seconds, but no more than the most
 HELD_OUT_SHARE, HELD_OUT_S, MOST_HELD_OUT, APART_S = 0.2, 7.0, 0.4, 0.5
 WORK = ".work-"
-REFUSED_BUNDLES = 5  # candidates that are kept, the newest
 Say = Callable[[str], None]
 Told = Callable[[int, int, float | None], None]
 
@@ -61,10 +57,10 @@ class RefreshSettings:
 class Refreshed:
     """What a refresh came to. version: what was published, None if it was refused; kept: where a refused one lies."""
 
-    registry: Path
+    registry: str
     base: str
     version: str | None = None
-    kept: Path | None = None
+    kept: str | None = None
     forced: bool = False
     reasons: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -72,6 +68,7 @@ class Refreshed:
     adapted: Adapted | None = None
     additions: list[dict[str, Any]] = field(default_factory=list)
     learnt: list[dict[str, Any]] = field(default_factory=list)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,8 +79,8 @@ class Refreshed:
             "curve": [(step, error if math.isfinite(error) else None) for step, error in self.adapted.curve],
         }  # fmt: skip
         return {
-            "registry": str(self.registry), "base": self.base, "version": self.version, "forced": self.forced,
-            "kept": None if self.kept is None else str(self.kept), "reasons": self.reasons,
+            "registry": self.registry, "sessions": self.sessions, "base": self.base, "version": self.version,
+            "forced": self.forced, "kept": self.kept, "reasons": self.reasons,
             "findings": [asdict(f) for f in self.findings], "gate": gate, "adaptation": steps,
             "learnt_cameras": self.learnt, "additions": self.additions,
             "seconds": {name: round(spent, 2) for name, spent in self.seconds.items()},
@@ -101,8 +98,8 @@ class Refreshed:
 
 
 def refresh(
-    source: Path, paths: Sequence[Path], registry: Path, settings: RefreshSettings, say: Say = lambda line: None,
-    told: Told = lambda step, steps, error: None,
+    source: str | Path, paths: Sequence[Path], registry: Registry, settings: RefreshSettings,
+    say: Say = lambda line: None, told: Told = lambda step, steps, error: None,
 ) -> Refreshed:  # fmt: skip
     """Adapt a lifter to sessions, prove it, and publish it as the next version of a registry.
 
@@ -111,11 +108,13 @@ def refresh(
     """
     started = time.perf_counter()
     base = begin(source, registry)
-    result = Refreshed(registry, base.path.name)
+    result = Refreshed(str(registry), base.path.name)
     with result.timed("sessions", say):
-        sessions = examined(load_sessions(paths), base, settings.learn_cameras, result)
+        loaded = load_sessions(paths)
+        result.sessions = [_origin(session) for session in loaded]
+        sessions = examined(loaded, base, settings.learn_cameras, result)
     if result.reasons and not settings.force:
-        result.kept = _refuse(result, None)
+        result.kept = _refuse(result, registry, None)
         return result
     taught, held_out = split(sessions)
     work = _work(registry, base, sessions, settings)
@@ -134,30 +133,30 @@ def refresh(
     result.reasons += ["nothing beats the base on what is held out"] if not result.adapted.best_step else []
     result.reasons += result.verdict.reasons
     result.forced = bool(result.reasons) and settings.force
-    with staging(registry) as folder:
-        bundle = _export(result, base, sessions, folder, say)
+    with registry.staging() as folder:
+        bundle = _export(result, base, folder, say)
         with result.timed("publish", say):
             if result.reasons and not settings.force:
-                result.kept = _refuse(result, bundle)
+                result.kept = _refuse(result, registry, bundle)
             else:
-                result.version = publish(registry, bundle, base.path.name, "forced" if result.forced else "published")
+                result.version = registry.publish(bundle, base.path.name, "forced" if result.forced else "published")
     work.unlink(missing_ok=True)
     return result
 
 
-def begin(source: Path, registry: Path) -> Bundle:
+def begin(source: str | Path, registry: Registry) -> Bundle:
     """Return the version to start from: the registry's current one; a bundle becomes a registry's first version."""
-    if source.resolve() != registry.resolve():
-        bundle = load_bundle(bundle_path(source))
-        if not is_registry(registry):
-            create(registry, bundle)
-        elif load_bundle(bundle_path(registry)).manifest["seal"] != bundle.manifest["seal"]:
+    if not registry.is_at(source):
+        bundle = load_current(source)
+        if not registry.exists():
+            registry.create(bundle)
+        elif registry.load().manifest["seal"] != bundle.manifest["seal"]:
             raise EdgeliftError(
                 f"-o {registry}", f"a registry whose current version is not {source}", "a new path, or its own",
                 f"Run: edgelift adapt {registry} SESSIONS -o {registry}",
             )  # fmt: skip
-    check_registry(registry)
-    return load_bundle(bundle_path(registry))
+    registry.check()
+    return registry.load()
 
 
 def examined(sessions: list[Session], base: Bundle, learn: LearnCameras, result: Refreshed) -> Sequence[Session]:
@@ -224,24 +223,24 @@ def replayed(base: Bundle) -> list[Session]:
     return [s for s in load_together(path) if len(s.rig) >= 2] if path.is_file() else []
 
 
-def _work(registry: Path, base: Bundle, sessions: Sequence[Session], settings: RefreshSettings) -> Path:
+def _work(registry: Registry, base: Bundle, sessions: Sequence[Session], settings: RefreshSettings) -> Path:
     """Where this very adaptation is saved as it goes; those of other versions are of no use any more."""
     told = json.dumps([base.manifest["seal"], fingerprint(sessions, False), asdict(settings.adapt)])
-    path = registry / f"{WORK}{base.path.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-    for other in registry.glob(f"{WORK}*"):
+    path = registry.work / f"{WORK}{base.path.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    for other in registry.work.glob(f"{WORK}*"):
         if not other.name.startswith(f"{WORK}{base.path.name}-"):
             other.unlink(missing_ok=True)
     return path
 
 
-def _export(result: Refreshed, base: Bundle, sessions: Sequence[Session], folder: Path, say: Say) -> Path:
+def _export(result: Refreshed, base: Bundle, folder: Path, say: Say) -> Path:
     """Write the candidate's bundle into a folder, with all that the base had beside its graph."""
     assert result.adapted is not None
     with result.timed("export", say):
         bundle = export_bundle(
             result.adapted.model, folder / "bundle", base.input, Reference(**base.reference()),
             base.manifest["training"], [base.path / name for name in (WATCH, REPLAY)],
-            _lineage(result, base, sessions),
+            _lineage(result, base),
         )  # fmt: skip
     with result.timed("engines", say):
         if not result.reasons or result.forced:
@@ -249,15 +248,14 @@ def _export(result: Refreshed, base: Bundle, sessions: Sequence[Session], folder
     return bundle.path
 
 
-def _lineage(result: Refreshed, base: Bundle, sessions: Sequence[Session]) -> dict[str, Any]:
+def _lineage(result: Refreshed, base: Bundle) -> dict[str, Any]:
     """Where a version comes from, for its manifest."""
     told = result.to_dict()
-    kept = ("forced", "reasons", "findings", "gate", "adaptation", "learnt_cameras")
+    kept = ("forced", "reasons", "findings", "gate", "adaptation", "learnt_cameras", "sessions")
     return {
         "parent": {"version": base.path.name, "seal": base.manifest["seal"]},
         "refresh": {"made_at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-        | {key: told[key] for key in kept}
-        | {"sessions": [_origin(session) for session in sessions]},
+        | {key: told[key] for key in kept},
     }
 
 
@@ -269,21 +267,12 @@ def _origin(session: Session) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _refuse(result: Refreshed, bundle: Path | None) -> Path:
+def _refuse(result: Refreshed, registry: Registry, bundle: Path | None) -> str:
     """Keep what was refused, with its report, under the registry's `refused/`; returns where."""
-    home = result.registry / REFUSED
-    home.mkdir(exist_ok=True)
-    with staging(result.registry) as folder:
+    with registry.staging() as folder:
         whole = folder / "refused"
         whole.mkdir()
         if bundle is not None:
             os.rename(bundle, whole / "bundle")
         (whole / "report.json").write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
-        make_durable(whole)
-        with locked(result.registry):
-            earlier = sorted(int(p.name) for p in home.iterdir() if p.name.isdecimal())
-            kept = home / f"{max(earlier, default=0) + 1:04d}"
-            os.rename(whole, kept)
-            for number in earlier[: 1 - REFUSED_BUNDLES]:  # reports stay, candidates take room
-                shutil.rmtree(home / f"{number:04d}" / "bundle", ignore_errors=True)
-    return kept
+        return registry.keep_refused(whole)

@@ -24,7 +24,7 @@ from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.files import replaced_durably
 from edgelift.poses.sessions import load_session
 from edgelift.runtime.bundle import sha256
-from edgelift.runtime.publish import check_registry
+from edgelift.runtime.registries import LocalRegistry
 from edgelift.trainer.watch_page import write_page
 
 STATE, LOCK, PAGE = "watch.json", ".watch.lock", "watch.html"
@@ -73,7 +73,7 @@ class State:
 
 def watch(folder: Path, registry: Path, settings: WatchSettings, stopped: Callable[[], bool], say: Say) -> State:
     """Adapt to what appears in a folder until `stopped`; once: to what lies there now."""
-    check_registry(registry)
+    LocalRegistry(registry).check()
     if not folder.is_dir():
         raise EdgeliftError(str(folder), "no directory", "where finished sessions appear", "Check the path.")
     with only_one(registry):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelift.poses.files import replaced
-from edgelift.runtime.registry import current
+from edgelift.runtime.registries import LocalRegistry
 
 HEAD = """<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="30"><title>edgelift watch</title>
 <style>
@@ -29,7 +29,8 @@ def write_page(
     path: Path, registry: Path, folder: Path, runs: Sequence[dict[str, Any]], sessions: Sequence[dict[str, Any]]
 ) -> None:
     """Write the page: runs, the newest first, then what waits to be tried again or was given up."""
-    body = f"<h1>{escape(registry.resolve().name)}</h1><p>Current version <b>{escape(current(registry))}</b>; sessions "
+    now = LocalRegistry(registry).current()
+    body = f"<h1>{escape(registry.resolve().name)}</h1><p>Current version <b>{escape(now)}</b>; sessions "
     body += f"are taken from {escape(str(folder))}. <small>Written {_time(time.time())}</small></p>"
     body += _table(("when", "sessions", "outcome", *MEASURES.values(), "seconds", ""), map(_run, reversed(runs)))
     waiting = [s for s in sessions if s["state"] in ("failed", "given_up")]

@@ -34,8 +34,8 @@ from edgelift.poses.sessions import Session, save_session
 from edgelift.poses.skeletons import skeleton
 from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.runtime.bundle import Bundle, load_bundle
-from edgelift.runtime.publish import STAGING, create, prune, publish, staging, versions
-from edgelift.runtime.registry import bundle_path, current
+from edgelift.runtime.registries import LocalRegistry
+from edgelift.runtime.registries.staging import STAGING
 from edgelift.trainer.deploy import export_run
 from edgelift.trainer.fit import train
 from edgelift.trainer.settings import TrainSettings
@@ -44,7 +44,8 @@ FILMED = StudioSettings(30.0, 12.0, 3.0, "detector", 0.05)
 PERSON_SEED = 77
 PUBLISH_COUNTS = ("kills", "before_it_counted", "after", "finished_first", "left", "not_whole", "next_failed")
 ADAPT_COUNTS = (
-    "kills", "work_was_saved", "resumed", "live_before_the_kill", "published_after", "not_whole", "not_whole_after",
+    "kills", "finished_first", "work_was_saved", "resumed", "live_before_the_kill", "published_after", "not_whole",
+    "not_whole_after",
 )  # fmt: skip
 Ran = tuple[int, dict[str, Any], str]  # exit code, what was told to machines, what to people
 
@@ -68,39 +69,44 @@ def recording(folder: Path, change: Callable[[Session], Session] = lambda s: s) 
 
 def publish_once(registry: Path, bundle: Path) -> str:
     """Stage a copy and publish it, as a refresh does."""
-    with staging(registry) as folder:
+    with LocalRegistry(registry).staging() as folder:
         shutil.copytree(bundle, folder / "bundle")
-        return publish(registry, folder / "bundle", current(registry))
+        return LocalRegistry(registry).publish(folder / "bundle", LocalRegistry(registry).current())
 
 
 def kill_publish(base: Bundle, folder: Path, kills: int) -> dict[str, Any]:
     """Kill a publishing process after a random share of the time that it takes; look; publish again."""
     registry = folder / "published"
-    create(registry, base)
+    LocalRegistry(registry).create(base)
     takes_s = forked_s(registry, base.path)
     chance, found = random.Random(0), dict.fromkeys(PUBLISH_COUNTS, 0)
     while found["kills"] < kills:
-        before, child = current(registry), forked(registry, base.path)
+        before, child = LocalRegistry(registry).current(), forked(registry, base.path)
         time.sleep(chance.uniform(0, 1.1 * takes_s))
         os.kill(child, signal.SIGKILL)
         killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
         found["not_whole"] += not is_whole(registry)
-        now = current(registry)
+        now = LocalRegistry(registry).current()
         found["kills"] += killed
         found["finished_first"] += not killed
         takes_s *= 1.01 if killed else 0.97  # the machine is not always as fast
         found["before_it_counted" if now == before else "after"] += killed
         found["left"] += bool(list(registry.glob(f"{STAGING}*")))
         again = publish_once(registry, base.path)
-        found["next_failed"] += current(registry) != again or bool(list(registry.glob(f"{STAGING}*")))
-        prune(registry, 3)
+        found["next_failed"] += LocalRegistry(registry).current() != again or bool(list(registry.glob(f"{STAGING}*")))
+        LocalRegistry(registry).prune(3)
     return found | {"publish_ms": round(1e3 * takes_s, 1)}
 
 
 def is_whole(registry: Path) -> bool:
     """Whether `current` names a version, and all there are load: complete and verified."""
     try:
-        return all([load_bundle(bundle_path(registry)), *(load_bundle(registry / name) for name in versions(registry))])
+        return all(
+            [
+                LocalRegistry(registry).load(),
+                *(load_bundle(registry / name) for name in LocalRegistry(registry).versions()),
+            ]
+        )
     except Exception as error:
         print(f"not whole: {error}", flush=True)
         return False
@@ -131,23 +137,25 @@ def kill_adapt(base: Bundle, folder: Path, kills: int) -> dict[str, Any]:
     run_adapt(fresh(base, folder), sessions)
     takes_s = time.perf_counter() - began
     found = dict.fromkeys(ADAPT_COUNTS, 0)
-    for number in range(kills):
+    while found["kills"] < kills:
         registry = fresh(base, folder)
         child = start_adapt(registry, sessions)
         time.sleep(chance.uniform(0.3, takes_s))
         child.kill()
         child.communicate()
         found["not_whole"] += not is_whole(registry)
-        saved, live = bool(list(registry.glob(".work-*"))), current(registry) != "v0001"
-        found["kills"] += child.returncode == -signal.SIGKILL
+        saved, live = bool(list(registry.glob(".work-*"))), LocalRegistry(registry).current() != "v0001"
+        killed = child.returncode == -signal.SIGKILL
+        found["kills" if killed else "finished_first"] += 1
         found["work_was_saved"] += saved
         found["live_before_the_kill"] += live
         code, told, said = run_adapt(registry, sessions)
         resumed = [line for line in said.splitlines() if "going on from" in line]
         found["resumed"] += bool(resumed)
-        found["published_after"] += code == 0 and told["version"] == current(registry)
+        found["published_after"] += code == 0 and told["version"] == LocalRegistry(registry).current()
         found["not_whole_after"] += not is_whole(registry) or bool(list(registry.glob(f"{STAGING}*")))
-        print(f"adapt kill {number}: saved {saved}, live {live}, rerun {code} {told.get('version')}", flush=True)
+        what = f"adapt kill {found['kills']}: killed {killed}, saved {saved}, live {live}"
+        print(f"{what}, rerun {code} {told.get('version')}", flush=True)
     return found | {"adapt_s": round(takes_s, 1)}
 
 
@@ -155,7 +163,7 @@ def fresh(base: Bundle, folder: Path) -> Path:
     """A new registry of one version."""
     registry = folder / "adapted"
     shutil.rmtree(registry, ignore_errors=True)
-    create(registry, base)
+    LocalRegistry(registry).create(base)
     return registry
 
 
@@ -249,12 +257,12 @@ def wrong_places(base: Bundle, folder: Path) -> list[dict[str, Any]]:
     rows.append(row("two publishers at once", registry, (codes[-1], {"codes": codes}, loser), "v0002"))
     with mounted(folder / "small", "size=3m") as small:
         registry = small / "registry"
-        create(registry, base)
+        LocalRegistry(registry).create(base)
         (small / "filler").write_bytes(bytes(max(0, shutil.disk_usage(small).free - 150_000)))
         rows.append(row("a full disk", registry, run_adapt(registry, sessions)))
     with mounted(folder / "readonly", "size=8m") as place:
         registry = place / "registry"
-        create(registry, base)
+        LocalRegistry(registry).create(base)
         subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
         rows.append(row("a read-only registry", registry, run_adapt(registry, sessions)))
         subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
@@ -291,12 +299,14 @@ def row(what: str, registry: Path, ran: Ran, expected: str | None = "v0001") -> 
     """What came of a fault; `whole`: whether `current` is what it should be, and verifies."""
     code, told, said = ran
     try:
-        whole = load_bundle(bundle_path(registry)).path.name == expected
+        whole = LocalRegistry(registry).load().path.name == expected
     except Exception:
         whole = expected is None
     against = "; ".join(told.get("reasons", ())) or (said.strip().splitlines() or [""])[-1]
-    return {"fault": what, "code": code, "current": current(registry), "as_it_should_be": whole, "said": against[:400],
-            "flagged": [f["what"] for f in told.get("findings", ()) if not f["refused"]]}  # fmt: skip
+    return {
+        "fault": what, "code": code, "current": LocalRegistry(registry).current(), "as_it_should_be": whole,
+        "said": against[:400], "flagged": [f["what"] for f in told.get("findings", ()) if not f["refused"]],
+    }  # fmt: skip
 
 
 def main() -> None:

@@ -34,8 +34,7 @@ from edgelift.runtime.backends import open_backend
 from edgelift.runtime.bundle import Bundle, load_bundle
 from edgelift.runtime.counts import Live
 from edgelift.runtime.evaluate import backend_lift, evaluate, lift_views
-from edgelift.runtime.publish import create
-from edgelift.runtime.registry import bundle_path
+from edgelift.runtime.registries import LocalRegistry
 from edgelift.runtime.start import LiftSettings, lift
 from edgelift.runtime.swap import SwapSettings
 
@@ -64,7 +63,7 @@ def person_row(person: str, options: argparse.Namespace, folder: Path) -> dict[s
     row["first_s"], row["later_s"] = (round(sum(map(_seconds, side)), 1) for side in (takes.first, takes.later))
     if follower is not None:
         row |= follower.end(started)
-    return row | scored(base, load_bundle(bundle_path(registry)), takes.later)
+    return row | scored(base, LocalRegistry(registry).load(), takes.later)
 
 
 def scored(base: Bundle, now: Bundle, later: list[Session]) -> dict[str, Any]:
@@ -99,7 +98,7 @@ class Following:
     """A loop that lifts one view of the person's later takes as it was recorded, and follows the registry."""
 
     def __init__(self, registry: Path, later: list[Session], folder: Path, base: Bundle) -> None:
-        create(registry, base)
+        LocalRegistry(registry).create(base)
         self.live, self.stopping, take = Live(), threading.Event(), folder / "live.npz"
         save_session(on_and_on(later), take)
         settings = LiftSettings(

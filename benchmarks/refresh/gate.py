@@ -128,7 +128,7 @@ def stretch(clips: list[Clip], data: Path, rng: Rng, seed: int) -> Session:
 
 def candidate(base: Bundle, given: Harmed, later: list[Session], before: float) -> dict[str, Any]:
     """Make and judge one candidate; the truth about it."""
-    result = Refreshed(Path(), "base")
+    result = Refreshed("", "base")
     row: dict[str, Any] = {"what": given.what, "findings": [], "gate": [], "truth": None}
     try:
         own = examined([given.session], base, "none", result)

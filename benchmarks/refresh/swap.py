@@ -35,7 +35,7 @@ from edgelift.poses.cameras import Camera
 from edgelift.poses.rigs import read_rig
 from edgelift.runtime.bundle import load_bundle
 from edgelift.runtime.lifter import Lifter
-from edgelift.runtime.publish import create, prune, publish, staging
+from edgelift.runtime.registries import LocalRegistry
 
 HERTZ, FRAMES, AROUND, SHADOW_S = 120.0, 600, 10, 0.2
 WAIT_S = 60.0
@@ -121,9 +121,9 @@ def expected(bundle: Path, keypoints: np.ndarray, camera: Camera) -> np.ndarray:
 
 def publish_link(registry: Path, bundle: Path, parent: str) -> str:
     """Publish a bundle whose files are links to another's."""
-    with staging(registry) as folder:
+    with LocalRegistry(registry).staging() as folder:
         shutil.copytree(bundle, folder / "bundle", copy_function=os.link)
-        return publish(registry, folder / "bundle", parent)
+        return LocalRegistry(registry).publish(folder / "bundle", parent)
 
 
 def summary(load: Load, tables: list[np.ndarray], versions: list[str]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     bundles = (options.bundle, options.other)
     tables = [expected(bundle, people[:, 0], camera) for bundle in bundles]
     registry = folder / "registry"
-    versions = [create(registry, load_bundle(bundles[0]))]
+    versions = [LocalRegistry(registry).create(load_bundle(bundles[0]))]
     port = free_port(socket.SOCK_DGRAM)
     receiver, back = udp_receiver()
     with Loop(
@@ -190,7 +190,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for number in range(1, options.swaps + 1):
             versions.append(publish_link(registry, bundles[number % 2], versions[-1]))
             load.wait_for(versions[-1])
-            prune(registry, 3)
+            LocalRegistry(registry).prune(3)
             if number % 50 == 0:
                 print(f"{number} swaps, {time.perf_counter() - began:.0f} s, {loop.rss_mib():.0f} MiB", flush=True)
         after = loop.rss_mib()

@@ -1,47 +1,16 @@
-"""Registry: a directory of bundles `v0001/ v0002/ ...` and a file `current` that names one; followed as it changes."""
+"""Following a registry: each new current version is opened beside the running one, on a thread of its own."""
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from edgelift.poses.errors import EdgeliftError
-from edgelift.runtime.bundle import MANIFEST, Bundle, load_bundle
-
-CURRENT = "current"
-VERSION = re.compile(r"v(\d{4,})")
-LOOK_EVERY_S = 0.5
+from edgelift.runtime.bundle import Bundle, load_bundle
+from edgelift.runtime.registries.contract import Registry
 
 Opened = TypeVar("Opened")
-
-
-def is_registry(path: Path) -> bool:
-    """Whether the directory is a registry rather than a bundle."""
-    return (path / CURRENT).is_file() and not (path / MANIFEST).exists()
-
-
-def bundle_path(path: Path) -> Path:
-    """Return the bundle that a path means: itself, or the current one of a registry."""
-    return path / current(path) if is_registry(path) else path
-
-
-def current(registry: Path) -> str:
-    """Return the name of a registry's current bundle."""
-    name = (registry / CURRENT).read_text(encoding="utf-8").strip()
-    if not name or Path(name).name != name or name.startswith("."):
-        raise EdgeliftError(
-            f"{registry / CURRENT}", repr(name[:80]), "the name of a bundle in this registry", "Publish it again."
-        )
-    return name
-
-
-def number_of(name: str) -> int | None:
-    """Number of a version, None for a name that is none: `v0012` is 12."""
-    match = VERSION.fullmatch(name)
-    return None if match is None else int(match[1])
 
 
 class Follower(Generic[Opened]):
@@ -55,16 +24,14 @@ class Follower(Generic[Opened]):
 
     def __init__(
         self,
-        registry: Path,
+        registry: Registry,
         running: str,
         open_lifter: Callable[[Bundle], Opened],
         release: Callable[[Opened], None],
         tell: Callable[[str, object], None],
     ) -> None:
-        if not is_registry(registry):
-            raise EdgeliftError(
-                str(registry), "no registry", f"a directory with {CURRENT} and bundles", "Leave --follow out."
-            )
+        if not registry.exists():
+            raise EdgeliftError(str(registry), "no registry", "a place with versions", "Leave --follow out.")
         self.registry, self.open_lifter, self.tell, self.release = registry, open_lifter, tell, release
         self.named = self.lifting = running
         self.kept = self.offered = self.refused = ""
@@ -92,6 +59,11 @@ class Follower(Generic[Opened]):
         with self.lock:
             self.refused, self.offered = name, ""
 
+    def forget_kept(self) -> None:
+        """Say that what was kept open is no more: it is opened again when the registry names it."""
+        with self.lock:
+            self.kept = ""
+
     def close(self) -> None:
         """Stop watching."""
         self.stopping.set()
@@ -100,20 +72,25 @@ class Follower(Generic[Opened]):
             self.release(untaken)
 
     def _watch(self) -> None:
-        while not self.stopping.wait(LOOK_EVERY_S):
+        while not self.stopping.wait(self.registry.look_every_s):
             self.look()
 
     def look(self) -> None:
         """Look once."""
         try:
-            name = current(self.registry)
+            name = self.registry.current()
         except (OSError, EdgeliftError, UnicodeDecodeError) as error:
             self.tell("registry", error)
             return
         if self._is_known(name):
             return
         try:
-            opened = self.open_lifter(load_bundle(self.registry / name))
+            path = self.registry.fetch(name)
+        except (OSError, EdgeliftError) as error:  # a network's fault perhaps: it is tried again
+            self.tell("registry", error)
+            return
+        try:
+            opened = self.open_lifter(load_bundle(path))
         except Exception as error:  # whatever is wrong with a new bundle, the running one goes on
             self.refuse(name)
             self.tell(f"bundle {name} refused, {self.lifting} goes on", error)
