@@ -17,10 +17,10 @@ from edgelift.poses.skeletons import Skeleton, check_joints, convert
 from edgelift.poses.skeletons import skeleton as named_skeleton
 from edgelift.poses.windows import MISSING, Stream
 from edgelift.runtime.backends import Backend, open_backend
-from edgelift.runtime.bundle import Bundle, load_bundle
+from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.frames import CoordinateFrame, Float32
 from edgelift.runtime.people import FORGET_S, Sides, SwapPolicy, Tracker, mirrored, remembered
-from edgelift.runtime.registry import bundle_path
+from edgelift.runtime.registries import load_current
 from edgelift.runtime.smoothing import OneEuro, OneEuroSettings
 
 Size = tuple[int, int]
@@ -32,17 +32,22 @@ class Lifter:
         with Lifter("bundles/first", skeleton="coco17") as lift:
             poses = lift(keypoints, camera)
 
-    backend, precision: as `edgelift lift` has them; what cannot run is an EdgeliftError, never another one. skeleton:
-    the detector's; without it keypoints come in the bundle's own.
+    backend, precision: as `edgelift lift` has them; what cannot run is an EdgeliftError, never another one. A backend
+    that is open already, with this bundle's weights, is closed with the lifter. skeleton: the detector's; without it
+    keypoints come in the bundle's own.
     """
 
     def __init__(
-        self, bundle: str | Path | Bundle, backend: str = "cpu", precision: str = "fp32", skeleton: str | None = None
+        self,
+        bundle: str | Path | Bundle,
+        backend: str | Backend = "cpu",
+        precision: str = "fp32",
+        skeleton: str | None = None,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle_path(Path(bundle)))
+        self.bundle = bundle if isinstance(bundle, Bundle) else load_current(bundle)
         self.input = self.bundle.input
         self.source = self.input.skeleton if skeleton is None else named_skeleton(skeleton)
-        self.backend: Backend = open_backend(self.bundle, backend, precision)
+        self.backend = backend if isinstance(backend, Backend) else open_backend(self.bundle, backend, precision)
         # whoever watches a swap: windows, intrinsics, poses and ms of each lifting; and what lifts where this one fails
         self.on_lift: Callable[[Float32, Float32, Float32, float], None] | None = None
         self.on_failure: Callable[[Exception, Float32, Float32], Float32] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,23 +14,28 @@ from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.rigs import plain_name, read_rig
 from edgelift.runtime.bundle import Bundle
-from edgelift.runtime.counts import Live
+from edgelift.runtime.counts import Live, log
 from edgelift.runtime.fuse import Fuse
 from edgelift.runtime.lifter import Lifter, StreamSettings
 from edgelift.runtime.live import Cameras, EachCamera, Pipeline, run
 from edgelift.runtime.metrics import served
-from edgelift.runtime.registry import Follower
+from edgelift.runtime.registries import open_registry
+from edgelift.runtime.registries.follow import Follower
 from edgelift.runtime.sinks import Sinks, open_sink
 from edgelift.runtime.sources import Inbox, Limits, Source, is_live, open_source
 from edgelift.runtime.sources.replay import Replay, Track, read_tracks
 from edgelift.runtime.swap import Swapper, SwapSettings
+
+if TYPE_CHECKING:
+    from edgelift.runtime.slots import Spare
 
 
 @dataclass(frozen=True)
 class LiftSettings:
     """What to lift, with what, and where to.
 
-    bundle: a bundle or a registry. sources: `-`, addresses, or paths of what is replayed; sinks: see open_sink.
+    bundle: a bundle or a registry, by path or URL. sources: `-`, addresses, or paths of what is replayed; sinks: see
+    open_sink.
     cameras: a rig file (FILE.toml or FILE.json:NAME) with units m or mm; fuse: the same, and its views are made one.
     camera: of replayed files, the views to lift; of live sources, the one camera that all streams come from.
     skeleton, fps: of a folder of OpenPose files. rate: of replayed files, 1 as recorded, None at once, which lifts
@@ -38,7 +43,7 @@ class LiftSettings:
     metrics: PORT or HOST:PORT. echo: messages hold the 2D input too.
     """
 
-    bundle: Path
+    bundle: str | Path
     sources: tuple[str, ...]
     sinks: tuple[str, ...] = ("-",)
     backend: str = "cpu"
@@ -96,8 +101,8 @@ def lift(settings: LiftSettings, stopped: Callable[[], bool], live: Live | None 
     with ExitStack() as stack:
         pipeline = _pipeline(settings, [track for group in tracks for track in group], live)
         stack.callback(lambda: pipeline.lifter.close())  # whichever it is then
-        follower = _follower(settings, pipeline.lifter, live)
-        swapper = None
+        swapper: Swapper | None = None
+        follower = _follower(settings, pipeline, live, lambda fits: swapper.give_spare(fits) if swapper else None)
         if follower is not None:
             swapper = Swapper(pipeline, follower, settings.swap, live)
             stack.callback(swapper.close)
@@ -182,9 +187,10 @@ def _sources(settings: LiftSettings, tracks: list[list[Track]], live: Live) -> l
     return opened
 
 
-def _follower(settings: LiftSettings, lifter: Lifter, live: Live) -> Follower[Lifter] | None:
+def _follower(settings: LiftSettings, pipeline: Pipeline, live: Live, spare: Spare) -> Follower[Lifter] | None:
     if not settings.follow:
         return None
+    lifter = pipeline.lifter
 
     def open_lifter(bundle: Bundle) -> Lifter:
         if bundle.skeleton != lifter.skeleton:  # whoever reads the stream has begun with the other one
@@ -197,7 +203,7 @@ def _follower(settings: LiftSettings, lifter: Lifter, live: Live) -> Follower[Li
                 f"lifter {bundle.path.name}", f"camera input {bundle.input.camera_input}",
                 f"{lifter.input.camera_input}, as before", "Start the loop again with it.",
             )  # fmt: skip
-        opened = Lifter(bundle, settings.backend, settings.precision)
+        opened = _opened(bundle, settings, pipeline.lifter, spare)
         try:
             warm_up(opened)
         except BaseException:
@@ -205,7 +211,19 @@ def _follower(settings: LiftSettings, lifter: Lifter, live: Live) -> Follower[Li
             raise
         return opened
 
-    return Follower(settings.bundle, lifter.name, open_lifter, Lifter.close, live.complaints.add)
+    return Follower(open_registry(settings.bundle), lifter.name, open_lifter, Lifter.close, live.complaints.add)
+
+
+def _opened(bundle: Bundle, settings: LiftSettings, live: Lifter, spare: Spare) -> Lifter:
+    """Open a new version: with TensorRT by a refit of what stands by where an engine allows it, else from its files."""
+    if settings.backend in ("tensorrt", "rtx"):
+        from edgelift.runtime.slots import refitted_beside
+
+        try:
+            return refitted_beside(bundle, live, spare)
+        except EdgeliftError as why_not:
+            log.info("%s opens its own engine, as it could not be refitted in place: %s", bundle.path.name, why_not)
+    return Lifter(bundle, settings.backend, settings.precision)
 
 
 def warm_up(lifter: Lifter) -> None:

@@ -1,12 +1,15 @@
 """Swapping a loop's lifter: in the shadow of the old one first, then between two frames, and back if it must.
 
 The old lifter stays open as the spare. Where the new one fails on a frame, the spare lifts that very frame and takes
-over again; nobody misses it.
+over again; nobody misses it. Once the new one has held out for a while, the spare may be handed over: its engine takes
+the weights of the version after.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,7 +20,8 @@ from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.counts import Live, log
 from edgelift.runtime.frames import Float32
 from edgelift.runtime.lifter import Lifter
-from edgelift.runtime.registry import Follower, number_of
+from edgelift.runtime.registries import number_of
+from edgelift.runtime.registries.follow import Follower
 
 LEAST_COMPARED = 20  # lifted frames, however long the shadow period
 SLOWER, LEAST_DEADLINE_MS = 4.0, 5.0  # without a deadline: so many times the old one's median, and never less than that
@@ -67,11 +71,12 @@ class _Shadow:
 
 
 class Swapper:
-    """Swaps the lifter of a pipeline as a follower finds new ones; all of it on the loop's own thread."""
+    """Swaps the lifter of a pipeline as a follower finds new ones; on the loop's own thread, but for `give_spare`."""
 
     def __init__(self, pipeline: Swapped, follower: Follower[Lifter], settings: SwapSettings, live: Live) -> None:
         self.pipeline, self.follower, self.settings, self.live = pipeline, follower, settings, live
-        self.spare: Lifter | None = None
+        self.spare: Lifter | None = None  # set by the loop's thread alone, taken by either
+        self.taking = threading.Lock()
         self.shadow: _Shadow | None = None
         self.swapped_s = -np.inf
         self.deadline_ms = np.inf
@@ -81,8 +86,8 @@ class Swapper:
         """Take up what is ready; called between two frames."""
         if self.shadow is not None and self.follower.named != self.shadow.lifter.name:
             self._drop_shadow()  # the registry names another one by now
-        if self.spare is not None and self.follower.named == self.spare.name:
-            self._back("the registry was rolled back", refuse=False)
+        if (spare := self._take_spare(lambda lifter: self.follower.named == lifter.name)) is not None:
+            self._back(spare, "the registry was rolled back", refuse=False)
         lifter = self.follower.taken()
         if lifter is not None and lifter.name != self.follower.named:
             self._release(lifter)
@@ -104,8 +109,17 @@ class Swapper:
                 self._reject(f"it failed in the shadow: {error}")
                 return
             self._judge(self.shadow)
-        elif self.spare is not None and len(self.late) >= JUDGED and 2 * sum(self.late[-JUDGED:]) > JUDGED:
-            self._back(f"more than half of {JUDGED} frames took longer than {self.deadline_ms:.1f} ms", refuse=True)
+        elif len(self.late) >= JUDGED and 2 * sum(self.late[-JUDGED:]) > JUDGED:
+            why = f"more than half of {JUDGED} frames took longer than {self.deadline_ms:.1f} ms"
+            if (spare := self._take_spare()) is not None:
+                self._back(spare, why, refuse=True)
+
+    def give_spare(self, fits: Callable[[Lifter], bool]) -> Lifter | None:
+        """Hand over the spare if it fits and the live lifter has proved itself; any thread may ask."""
+        spare = None if self._on_probation() else self._take_spare(fits)
+        if spare is not None:
+            self.follower.forget_kept()
+        return spare
 
     def close(self) -> None:
         """Release all but the lifter in use."""
@@ -188,21 +202,22 @@ class Swapper:
 
     def _rescue(self, error: Exception, windows: Float32, intrinsics: Float32) -> Float32:
         """Let the spare lift what the new lifter failed on, and all that follows."""
-        if self.spare is None:
+        spare = self._take_spare()
+        if spare is None:
             raise error
-        name, alike = self.pipeline.lifter.name, self.spare.input == self.pipeline.lifter.input
-        poses = self.spare.lift(windows, intrinsics) if alike else None
+        name, alike = self.pipeline.lifter.name, spare.input == self.pipeline.lifter.input
+        poses = spare.lift(windows, intrinsics) if alike else None
         if poses is not None and not np.isfinite(poses).all():
+            self.spare = spare
             raise error  # both fail on it: it is the frame's fault
-        self._back(f"it failed: {error}", refuse=True)
+        self._back(spare, f"it failed: {error}", refuse=True)
         if poses is None:  # it is fed otherwise: this one frame is lost
             raise EdgeliftError(f"lifter {name}", str(error), "a pose", "The lifter before goes on.") from error
         return poses
 
-    def _back(self, why: str, refuse: bool) -> None:
-        """Return to the spare; the other one is refused, or becomes the spare itself."""
-        assert self.spare is not None
-        spare, failed = self.spare, self.pipeline.lifter
+    def _back(self, spare: Lifter, why: str, refuse: bool) -> None:
+        """Return to the lifter that was the spare; the other one is refused, or becomes the spare itself."""
+        failed = self.pipeline.lifter
         self._drop_shadow()
         failed.on_lift = failed.on_failure = None
         self.pipeline.take_up(spare)
@@ -223,9 +238,19 @@ class Swapper:
             self._release(shadow.lifter)
 
     def _drop_spare(self) -> None:
-        spare, self.spare = self.spare, None
-        if spare is not None:
+        if (spare := self._take_spare()) is not None:
             self._release(spare)
+
+    def _take_spare(self, fits: Callable[[Lifter], bool] = lambda lifter: True) -> Lifter | None:
+        """Take the spare away if it fits, so that nobody else does."""
+        if self.spare is None:  # without the lock: this is asked before every frame
+            return None
+        with self.taking:
+            spare = self.spare
+            if spare is None or not fits(spare):
+                return None
+            self.spare = None
+        return spare
 
     def _release(self, lifter: Lifter) -> None:
         try:

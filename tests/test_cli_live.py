@@ -24,7 +24,8 @@ from edgelift.poses.sessions import Session, save_session
 from edgelift.poses.studio import studio_rig
 from edgelift.runtime.bundle import load_bundle
 from edgelift.runtime.counts import Live
-from edgelift.runtime.lifter import Lifter
+from edgelift.runtime.lifter import Lifter, StreamSettings
+from edgelift.runtime.live import Cameras, EachCamera
 from edgelift.runtime.start import LiftSettings, _follower
 
 from .conftest import make_sessions
@@ -161,7 +162,8 @@ def test_a_lifter_of_another_skeleton_is_refused_and_the_old_one_goes_on(bundle:
     (registry / "current").write_text("v0001")
     with Lifter(registry) as lifter:
         other = replace(load_bundle(registry / "v0001"), manifest=lifter.bundle.manifest | {"skeleton": "h36m17"})
-        follower = _follower(LiftSettings(registry, ("-",), follow=True), lifter, live)
+        pipeline = EachCamera(lifter, Cameras({}), StreamSettings(), live, every=True)
+        follower = _follower(LiftSettings(registry, ("-",), follow=True), pipeline, live, lambda fits: None)
         assert follower is not None
         with pytest.raises(EdgeliftError, match="common14, as before"):
             follower.open_lifter(other)

@@ -15,8 +15,7 @@ import pytest
 from edgelift.runtime.backends import open_backend
 from edgelift.runtime.bundle import REFIT, load_bundle
 from edgelift.runtime.engines.flavours import load
-from edgelift.runtime.engines.refit import refit, weights_for
-from edgelift.runtime.engines.renew import constants_of
+from edgelift.runtime.engines.refit import constants_of, refit, weights_for
 from edgelift.runtime.engines.twin import CpuTwin
 
 from .lifters import make_bundle, some_input

@@ -19,8 +19,8 @@ from edgelift.runtime.attachments import Attachment, amend
 from edgelift.runtime.bundle import Bundle, load_bundle
 from edgelift.runtime.engines.build import BuildSettings
 from edgelift.runtime.engines.make import make_engine
-from edgelift.runtime.engines.refit import decide, refit, weights_for
-from edgelift.runtime.engines.renew import constants_of, renew
+from edgelift.runtime.engines.refit import constants_of, decide, refit, weights_for
+from edgelift.runtime.engines.renew import renew
 from edgelift.runtime.engines.twin import CpuTwin
 
 from .lifters import KINDS, make_bundle

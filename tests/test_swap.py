@@ -11,13 +11,15 @@ import pytest
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
+from edgelift.runtime import swap as module
 from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.counts import Live
 from edgelift.runtime.frames import Float32, Frame, LiftedFrame
 from edgelift.runtime.fuse import Fuse
 from edgelift.runtime.lifter import Lifter, StreamSettings
 from edgelift.runtime.live import Cameras, EachCamera, run
-from edgelift.runtime.registry import Follower
+from edgelift.runtime.registries import LocalRegistry
+from edgelift.runtime.registries.follow import Follower
 from edgelift.runtime.sinks import Sinks
 from edgelift.runtime.sources import Inbox
 from edgelift.runtime.swap import JUDGED, LEAST_COMPARED, Swapper, SwapSettings
@@ -58,7 +60,7 @@ class Ran:
             return lifter
 
         self._watch(self.lifters[0])
-        follower = Follower(registry, first, open_lifter, Lifter.close, self.live.complaints.add)
+        follower = Follower(LocalRegistry(registry), first, open_lifter, Lifter.close, self.live.complaints.add)
         follower.stopping.set()  # this test alone says when the registry is looked at
         follower.thread.join()
         pipeline = EachCamera(self.lifters[0], Cameras.of_rig(session.rig), StreamSettings(), self.live, every=True)
@@ -276,11 +278,40 @@ def test_what_both_fail_on_is_the_frame_s_fault(registry: Path, sessions: list[S
     assert ran.names[-1] == "v0002"
 
 
+def test_a_spare_is_handed_over_once_the_new_one_has_held_out(
+    registry: Path, sessions: list[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(registry, "v0001")
+    live = Live()
+    follower = Follower(LocalRegistry(registry), "v0001", Lifter, Lifter.close, live.complaints.add)
+    follower.stopping.set()
+    follower.thread.join()
+    pipeline = EachCamera(Lifter(registry), Cameras.of_rig(sessions[0].rig), StreamSettings(), live, every=True)
+    swapper = Swapper(pipeline, follower, SwapSettings(0.0), live)
+    assert swapper.give_spare(lambda lifter: True) is None  # there is none
+    publish(registry, "v0002")
+    follower.look()
+    swapper.before_frames()
+    assert swapper.give_spare(lambda lifter: True) is None  # it may be needed yet
+    monkeypatch.setattr(module, "PROBATION_S", 0.0)
+    assert swapper.give_spare(lambda lifter: lifter.name == "v0009") is None
+    spare = swapper.give_spare(lambda lifter: True)
+    assert spare is not None
+    assert (spare.name, swapper.spare) == ("v0001", None)
+    publish(registry, "v0001")  # whoever goes back to it opens it again
+    follower.look()
+    swapper.before_frames()
+    assert pipeline.lifter.name == "v0001"
+    assert pipeline.lifter is not spare
+    for closing in (spare, pipeline.lifter, swapper, follower):
+        closing.close()
+
+
 def test_views_that_are_fused_go_over_too(registry: Path, sessions: list[Session]) -> None:
     publish(registry, "v0001")
     live, session = Live(), sessions[0]
     lifter = Lifter(registry)
-    follower = Follower(registry, "v0001", Lifter, Lifter.close, live.complaints.add)
+    follower = Follower(LocalRegistry(registry), "v0001", Lifter, Lifter.close, live.complaints.add)
     follower.stopping.set()
     follower.thread.join()
     fuse = Fuse(lifter, session.rig, StreamSettings(frame="world"), live, True, False, True)

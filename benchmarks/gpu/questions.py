@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,12 +22,14 @@ from edgelift.runtime.backends.onnx_runtime import OnnxRuntimeCuda
 from edgelift.runtime.backends.tensorrt import TensorRTBackend
 from edgelift.runtime.bench import percentiles
 from edgelift.runtime.budget import change
-from edgelift.runtime.bundle import load_bundle
+from edgelift.runtime.bundle import Bundle, load_bundle
 from edgelift.runtime.cuda import Pycuda, find_gpu
 from edgelift.runtime.engines.build import PORTABLE, TARGETS, BuildSettings
 from edgelift.runtime.engines.flavours import load
-from edgelift.runtime.engines.refit import EngineRefitter, weights_for
-from edgelift.runtime.engines.renew import constants_of, renew
+from edgelift.runtime.engines.refit import EngineRefitter, constants_of, weights_for
+from edgelift.runtime.engines.renew import renew
+from edgelift.runtime.lifter import Lifter
+from edgelift.runtime.slots import refitted_beside
 from edgelift.runtime.speed import CALLS, ROUNDS, in_turns
 
 ENOUGH = 64  # windows for the question whose weights an engine has
@@ -79,6 +82,7 @@ def refit_parts(flavour: str, home: Path, quick: bool) -> Parts:
         yield f"{precision}: what refittable costs", partial(_tax, home, flavour, precision)
         yield f"{precision}: the old graph after a refit", partial(_old_graph, home, flavour, precision)
         yield f"{precision}: edgelift refit", partial(_renewed, home, flavour, precision)
+        yield f"{precision}: a refit beside the live engine", partial(_beside, home, flavour, precision)
 
 
 @contextmanager
@@ -183,6 +187,45 @@ def _renewed(home: Path, flavour: str, precision: str) -> dict[str, Any]:
     except EdgeliftError as error:
         told["and_back"] = str(error)
     return told
+
+
+def _beside(home: Path, flavour: str, precision: str) -> dict[str, Any]:
+    """As `lift --follow` does, the idle slot is refitted while the live one lifts: are its poses and times its own?"""
+    new = load_bundle(home / OTHER)
+    windows, cameras, _ = (array[:1] for array in reference(new))
+    with _refittable(home, flavour, precision) as (backend, _):
+        live = Lifter(backend.bundle, backend)
+        before, quiet = backend(windows, cameras), _timed_calls(live, windows, cameras, lambda: False)
+        slots, seconds = [refitted_beside(new, live, lambda fits: None)], []
+        for bundle in (backend.bundle, new) * 4:
+            took: list[float] = []
+            thread = threading.Thread(target=_again, args=(bundle, live, slots, took))
+            thread.start()
+            busy = _timed_calls(live, windows, cameras, thread.is_alive)
+            thread.join()
+            seconds += took
+        moved = float(np.abs(backend(windows, cameras) - before).max())
+        slots[-1].close()
+    return {
+        "refit_beside_s": seconds, "live_moved_m": moved, "live_us_alone": percentiles(quiet),
+        "live_us_meanwhile": percentiles(busy),
+    }  # fmt: skip
+
+
+def _again(bundle: Bundle, live: Lifter, slots: list[Lifter], took: list[float]) -> None:
+    started, idle = time.perf_counter(), slots[-1]
+    slots.append(refitted_beside(bundle, live, lambda fits: idle))
+    took.append(time.perf_counter() - started)
+
+
+def _timed_calls(live: Lifter, windows: Float32, cameras: Float32, more: Callable[[], bool]) -> list[float]:
+    """Microseconds of ENOUGH calls, and of all that fit in while there is more to wait for."""
+    spent: list[float] = []
+    while len(spent) < ENOUGH or more():
+        began = time.perf_counter()
+        live.lift(windows, cameras)
+        spent.append(1e6 * (time.perf_counter() - began))
+    return spent
 
 
 # (e) precisions

@@ -63,6 +63,11 @@ def answers(parts: dict[str, Told]) -> Iterator[str]:
                 ("what refittable costs", "What does refittable cost", _costs),
                 ("what it lists", "Does a refittable build drop weights", _drops),
                 ("edgelift refit", "Does `edgelift refit` work", _refits),
+                (
+                    "a refit beside the live engine",
+                    "Is a live engine left alone by a refit of the idle one",
+                    _left_alone,
+                ),
             ):
                 yield _line(f"{question}{where}?", refit.get(f"{precision}: {part}"), say)
         for part, answer in parts.get(f"precisions_{flavour}", {}).items():
@@ -110,6 +115,18 @@ def _drops(told: Told) -> str:
 def _refits(told: Told) -> str:
     there, back = _short(told["engine_parity"]), _short(told["and_back"])
     return f"**Yes**, in {told['seconds_with_parity']:.3g} s with parity: {there}; and back again: {back}."
+
+
+def _left_alone(told: Told) -> str:
+    alone, meanwhile = told["live_us_alone"], told["live_us_meanwhile"]
+    seconds = sorted(told["refit_beside_s"])
+    figures = (
+        f"p50 {meanwhile['p50_us']:.4g} us for {alone['p50_us']:.4g} us, p99 {meanwhile['p99_us']:.4g} for "
+        f"{alone['p99_us']:.4g}; a refit in place, with parity, takes {seconds[len(seconds) // 2]:.3g} s"
+    )
+    return (
+        f"**{'Yes' if told['live_moved_m'] == 0 else 'No'}**: its poses moved {told['live_moved_m']:.3g} m; {figures}."
+    )
 
 
 def _p50(told: Told) -> str:

@@ -28,6 +28,7 @@ from edgelift.runtime.engines.api import (
     TensorRTRtx,
 )
 from edgelift.runtime.engines.flavours import TITLES, Loaded, load
+from edgelift.runtime.engines.refit import EngineRefitter, constants_of, refit, weights_for
 from edgelift.runtime.engines.store import runnable_engine, verify_plan
 
 GRAPHS = 8  # batch sizes that are kept ready: a live stream has one for each number of people
@@ -46,9 +47,9 @@ class _Ready:
 class TensorRTBackend(Backend):
     """An engine of a bundle on the first GPU. flavour: tensorrt or rtx; capture=False enqueues without a CUDA graph.
 
-    Opening runs batch 1 once, so that what cannot run or be captured is told then. `engine` may be refitted between
-    calls, followed by `recapture`. cuda: None opens the GPU by pycuda; closed with the backend. engine: None takes the
-    first one of the bundle that can run here.
+    Opening runs batch 1 once, so that what cannot run or be captured is told then. attachment: the engine's file;
+    bundle: the one whose weights it has now. cuda: None opens the GPU by pycuda; closed with the backend. engine: None
+    takes the first one of the bundle that can run here.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class TensorRTBackend(Backend):
         self.provider = f"{TITLES[flavour]} {self.trt.version}" + ", CUDA graph" * capture
         self.cuda: Cuda = cuda or Pycuda()
         found = engine or runnable_engine(bundle, flavour, precision, self.trt.version, self.cuda.gpu)
+        self.bundle, self.attachment = bundle, found
         plan = verify_plan(found)
         self.ready: OrderedDict[int, _Ready] = OrderedDict()
         with self.cuda:
@@ -104,6 +106,18 @@ class TensorRTBackend(Backend):
             self.cuda.synchronise()
             spent = [later.since_us(earlier) for earlier, later in pairwise(marks)]
         return dict(zip(("copy_in_us", "run_us", "copy_out_us"), spent, strict=True))
+
+    def refit(self, new: Bundle) -> None:
+        """Replace its weights by another version's, in place; nobody may call it meanwhile.
+
+        EdgeliftError where it does not take all of them: it is worth nothing then, close it.
+        """
+        weights = weights_for(self.attachment.facts, new)
+        with self.cuda:
+            self._forget_all()
+            refit(EngineRefitter(self.trt, self.engine), weights, constants_of(new))
+            self.bundle = new
+            self._prepared(1)
 
     def recapture(self) -> None:
         """Make contexts and graphs anew: no vendor says that a graph holds after a refit."""

@@ -74,6 +74,12 @@ def weights_for(engine: Mapping[str, Any], new: Bundle) -> dict[str, NDArray[Any
     return {name: values.astype(np.float16) if name in half else values for name, values in weights.items()}
 
 
+def constants_of(bundle: Bundle) -> set[str]:
+    """Names of the graph's tensors that are no weights; the signature vouches for their values."""
+    graph = bundle.manifest["graph"]
+    return {name for name, _, _ in graph["initializers"]} - set(graph["parameters"]) | set(graph["constants"])
+
+
 def refit(engine: Refittable, weights: Weights, constants: set[str]) -> None:
     """Replace all of an engine's weights, or raise EdgeliftError and leave it to be thrown away.
 
