@@ -1,70 +1,80 @@
 """Two slots: where a loop lifts with a TensorRT engine, a new version is refitted into the one that stands by.
 
-The live engine is never touched. The first new version opens a second engine from the live one's plan; from then on the
-engine of the version before the live one is taken, so that nothing is allocated, read or built: only weights are put
-in. The version whose engine is taken can no longer take over at once; going back to it opens it again.
+The live engine is never touched. As soon as the live version has held out for its probation, the engine of the one
+before it takes the weights of the one after: nothing is allocated, read or built. Where none stands by, a version's own
+engine is opened; where it has none, the live one's plan is opened once more, and takes its weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import cast
 
 from edgelift.poses.errors import EdgeliftError
-from edgelift.runtime.attachments import Attachment, find
+from edgelift.runtime.attachments import Attachment
 from edgelift.runtime.backends.tensorrt import TensorRTBackend
 from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.counts import log
 from edgelift.runtime.engines.refit import decide
 from edgelift.runtime.engines.renew import prove
-from edgelift.runtime.engines.store import obstacle
+from edgelift.runtime.engines.store import engines_of, obstacle
 from edgelift.runtime.lifter import Lifter
 
-Spare = Callable[[Callable[[Lifter], bool]], Lifter | None]
+Spare = Callable[[Callable[[Lifter], bool]], "Lifter | None"]
 """Hands over the lifter that stands by, if there is one and it fits; it is the caller's then."""
 
 
-def refitted_beside(bundle: Bundle, live: Lifter, spare: Spare) -> Lifter:
-    """Open a version on an engine that stands by, by a refit in place.
+def open_beside(bundle: Bundle, live: Lifter, spare: Spare) -> Lifter:
+    """Open a version beside the live one, on an engine of the same flavour and precision.
 
-    EdgeliftError, and the live engine as it was, where no engine takes its weights, or what came of it leaves the
-    engine's budget on the reference set: that one is closed then.
+    EdgeliftError, with the reason of every way, where none does it; the live engine is as it was.
     """
-    slot = _slot(bundle, live, spare)
+    running = cast(TensorRTBackend, live.backend)
+    reasons = []
+    for name, way in _ways(bundle, live, running, spare):
+        try:
+            return way()
+        except Exception as error:  # a driver's, a library's: there are other ways
+            reasons.append(f"{name}: {error}")
+            log.info("%s: %s", bundle.path.name, reasons[-1])
+    reasons.append(f"a refit: {decide(running.attachment.facts, running.built_for, bundle).reason}")
+    raise EdgeliftError(
+        f"{running.name} {running.precision} of {bundle.path.name}", "; ".join(reasons), "an engine",
+        "Build it on this machine: edgelift build BUNDLE; with --refittable it takes later versions' weights.",
+    )  # fmt: skip
+
+
+def _ways(
+    bundle: Bundle, live: Lifter, running: TensorRTBackend, spare: Spare
+) -> Iterator[tuple[str, Callable[[], Lifter]]]:
+    idle = spare(lambda lifter: isinstance(lifter.backend, TensorRTBackend) and _takes(lifter.backend, bundle))
+    if idle is not None:
+        slot = cast(TensorRTBackend, idle.backend)
+        yield "a refit of what stood by", partial(_refitted, bundle, lambda: slot)
+    yield "its own engine", partial(Lifter, bundle, running.name, running.precision)
+    if _takes(running, bundle):
+        yield "a refit of the live plan", partial(_refitted, bundle, running.another)
+    for engine in engines_of(live.bundle, running.name, running.precision):
+        usable = obstacle(engine.facts, running.trt.version, running.cuda.gpu) is None
+        if usable and decide(engine.facts, live.bundle, bundle).refit:
+            opened = partial(TensorRTBackend, live.bundle, running.name, running.precision, running.capture)
+            yield f"a refit of {engine.path.name}", partial(_refitted, bundle, opened, engine=engine)
+
+
+def _takes(backend: TensorRTBackend, bundle: Bundle) -> bool:
+    return decide(backend.attachment.facts, backend.built_for, bundle).refit
+
+
+def _refitted(bundle: Bundle, opened: Callable[..., TensorRTBackend], **how: Attachment) -> Lifter:
+    """Put a version's weights into a slot; where they do not arrive it is closed, and its file not tried again."""
+    slot = opened(**how)
     try:
         slot.refit(bundle)
-        moved = prove(bundle, slot, slot.attachment.facts)
+        moved = prove(bundle, slot)
+        log.info("%s refitted in place; %s", bundle.path.name, moved or "not compared: onnxruntime is not installed")
+        return Lifter(bundle, slot)
     except BaseException:
+        slot.attachment.facts["refittable"] = False  # else the next version would lose its spare to it, too
         slot.close()
         raise
-    told = "not compared, onnxruntime is not installed" if moved is None else f"{asdict(moved)}"
-    log.info("%s refitted in place; against the portable graph: %s", bundle.path.name, told)
-    return Lifter(bundle, slot)
-
-
-def _slot(bundle: Bundle, live: Lifter, spare: Spare) -> TensorRTBackend:
-    idle = spare(lambda lifter: _takes(lifter.backend, bundle))
-    if idle is not None and isinstance(idle.backend, TensorRTBackend):
-        return idle.backend
-    running = live.backend
-    assert isinstance(running, TensorRTBackend)
-    reasons = []
-    for engine in (running.attachment, *_others(live.bundle, running)):
-        decision = decide(engine.facts, live.bundle, bundle)
-        if decision.refit:
-            return TensorRTBackend(live.bundle, running.name, running.precision, running.capture, engine=engine)
-        reasons.append(f"{engine.path.name}: {decision.reason}")
-    raise EdgeliftError(
-        f"engines of {live.name}", "; ".join(reasons), "one that takes new weights", "Build it with --refittable."
-    )
-
-
-def _takes(backend: object, bundle: Bundle) -> bool:
-    return isinstance(backend, TensorRTBackend) and decide(backend.attachment.facts, backend.bundle, bundle).refit
-
-
-def _others(bundle: Bundle, like: TensorRTBackend) -> list[Attachment]:
-    """Engines of the live bundle that could run in its place."""
-    wanted, own = ("engine", like.name, like.precision), like.attachment.path
-    found = find(bundle, "engines", lambda f: (f["kind"], f["flavour"], f["precision"]) == wanted)
-    return [e for e in found if e.path != own and obstacle(e.facts, like.trt.version, like.cuda.gpu) is None]

@@ -14,7 +14,7 @@ from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.rigs import plain_name, read_rig
 from edgelift.runtime.bundle import Bundle
-from edgelift.runtime.counts import Live, log
+from edgelift.runtime.counts import Live
 from edgelift.runtime.fuse import Fuse
 from edgelift.runtime.lifter import Lifter, StreamSettings
 from edgelift.runtime.live import Cameras, EachCamera, Pipeline, run
@@ -215,14 +215,11 @@ def _follower(settings: LiftSettings, pipeline: Pipeline, live: Live, spare: Spa
 
 
 def _opened(bundle: Bundle, settings: LiftSettings, live: Lifter, spare: Spare) -> Lifter:
-    """Open a new version: with TensorRT by a refit of what stands by where an engine allows it, else from its files."""
+    """Open a new version; with TensorRT beside the live engine, in the slot that stands by."""
     if settings.backend in ("tensorrt", "rtx"):
-        from edgelift.runtime.slots import refitted_beside
+        from edgelift.runtime.slots import open_beside
 
-        try:
-            return refitted_beside(bundle, live, spare)
-        except EdgeliftError as why_not:
-            log.info("%s opens its own engine, as it could not be refitted in place: %s", bundle.path.name, why_not)
+        return open_beside(bundle, live, spare)
     return Lifter(bundle, settings.backend, settings.precision)
 
 

@@ -116,8 +116,11 @@ class Swapper:
 
     def give_spare(self, fits: Callable[[Lifter], bool]) -> Lifter | None:
         """Hand over the spare if it fits and the live lifter has proved itself; any thread may ask."""
-        spare = None if self._on_probation() else self._take_spare(fits)
-        if spare is not None:
+        with self.taking:
+            spare = self.spare
+            if spare is None or self._on_probation() or not fits(spare):
+                return None
+            self.spare = None
             self.follower.forget_kept()
         return spare
 
@@ -180,15 +183,16 @@ class Swapper:
 
     def _switch(self, lifter: Lifter, deadline_ms: float | None) -> None:
         self._drop_spare()
-        self.spare = self.pipeline.lifter
-        self.spare.on_lift = self.spare.on_failure = None
+        old = self.pipeline.lifter
+        old.on_lift = old.on_failure = None
         self.pipeline.take_up(lifter)
         self.late, self.swapped_s, self.deadline_ms = [], time.monotonic(), deadline_ms or np.inf
         lifter.on_failure = self._rescue
         lifter.on_lift = self._timed
-        self.follower.lifts(lifter.name, self.spare.name)
+        self.follower.lifts(lifter.name, old.name)
         self.live.counts.swaps += 1
-        log.info("lifter %s follows %s", lifter.name, self.spare.name)
+        log.info("lifter %s follows %s", lifter.name, old.name)
+        self.spare = old  # last: from here on it may be given away
 
     def _timed(self, windows: Float32, intrinsics: Float32, poses: Float32, spent_ms: float) -> None:
         if not self._on_probation():  # from now on a busy machine is more likely than a slow lifter
@@ -198,21 +202,32 @@ class Swapper:
             self.late.append(spent_ms > self.deadline_ms)
 
     def _on_probation(self) -> bool:
-        return self.spare is not None and time.monotonic() - self.swapped_s < PROBATION_S
+        return time.monotonic() - self.swapped_s < PROBATION_S
 
     def _rescue(self, error: Exception, windows: Float32, intrinsics: Float32) -> Float32:
         """Let the spare lift what the new lifter failed on, and all that follows."""
         spare = self._take_spare()
         if spare is None:
-            raise error
+            return self._taken_over_by_the_shadow(error, windows, intrinsics)
         name, alike = self.pipeline.lifter.name, spare.input == self.pipeline.lifter.input
-        poses = spare.lift(windows, intrinsics) if alike else None
-        if poses is not None and not np.isfinite(poses).all():
+        poses = _lifted(spare, windows, intrinsics) if alike else None
+        if alike and poses is None:
             self.spare = spare
-            raise error  # both fail on it: it is the frame's fault
+            raise _failed(name, error) from error  # both fail on it: it is the frame's fault
         self._back(spare, f"it failed: {error}", refuse=True)
         if poses is None:  # it is fed otherwise: this one frame is lost
-            raise EdgeliftError(f"lifter {name}", str(error), "a pose", "The lifter before goes on.") from error
+            raise _failed(name, error) from error
+        return poses
+
+    def _taken_over_by_the_shadow(self, error: Exception, windows: Float32, intrinsics: Float32) -> Float32:
+        """The spare was given away for a version that has still to prove itself; if it lifts this frame, it has."""
+        shadow = self.shadow
+        poses = None if shadow is None else _lifted(shadow.lifter, windows, intrinsics)
+        if shadow is None or poses is None:
+            raise _failed(self.pipeline.lifter.name, error) from error
+        self.live.complaints.add(f"lifter {self.pipeline.lifter.name} failed, {shadow.lifter.name} takes over", error)
+        self.shadow = None
+        self._switch(shadow.lifter, self.settings.deadline_ms)
         return poses
 
     def _back(self, spare: Lifter, why: str, refuse: bool) -> None:
@@ -221,15 +236,16 @@ class Swapper:
         self._drop_shadow()
         failed.on_lift = failed.on_failure = None
         self.pipeline.take_up(spare)
-        self.spare, self.late, self.swapped_s = failed, [], -np.inf
+        self.late, self.swapped_s = [], -np.inf
         self.live.counts.rollbacks += 1
         self.live.complaints.add(f"back from lifter {failed.name} to {spare.name}", why)
         if refuse:
-            self._drop_spare()
+            self._release(failed)
             self.follower.refuse(failed.name)  # first: it is still what the registry names
             self.follower.lifts(spare.name)
         else:
             self.follower.lifts(spare.name, failed.name)
+            self.spare = failed  # last: from here on it may be given away
 
     def _drop_shadow(self) -> None:
         self.pipeline.lifter.on_lift = self._timed if self._on_probation() else None
@@ -243,11 +259,11 @@ class Swapper:
 
     def _take_spare(self, fits: Callable[[Lifter], bool] = lambda lifter: True) -> Lifter | None:
         """Take the spare away if it fits, so that nobody else does."""
-        if self.spare is None:  # without the lock: this is asked before every frame
+        spare = self.spare
+        if spare is None or not fits(spare):  # without the lock: this is asked before every frame
             return None
         with self.taking:
-            spare = self.spare
-            if spare is None or not fits(spare):
+            if self.spare is not spare:
                 return None
             self.spare = None
         return spare
@@ -257,6 +273,20 @@ class Swapper:
             lifter.close()
         except Exception as error:  # one that failed may fail at this, too: the loop goes on
             self.live.complaints.add(f"lifter {lifter.name} could not be released", error)
+
+
+def _failed(name: str, error: Exception) -> EdgeliftError:
+    """One lost frame: the loop goes on whatever a lifter raised."""
+    return EdgeliftError(f"lifter {name}", str(error), "a pose", "See what was published: edgelift registry show.")
+
+
+def _lifted(lifter: Lifter, windows: Float32, intrinsics: Float32) -> Float32 | None:
+    """What a lifter gives, None where it fails too."""
+    try:
+        poses = lifter.lift(windows, intrinsics)
+    except Exception:
+        return None
+    return poses if np.isfinite(poses).all() else None
 
 
 def _apart(a: NDArray[np.floating], b: NDArray[np.floating], root: int) -> tuple[float, float]:

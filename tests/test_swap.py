@@ -64,7 +64,7 @@ class Ran:
         follower.stopping.set()  # this test alone says when the registry is looked at
         follower.thread.join()
         pipeline = EachCamera(self.lifters[0], Cameras.of_rig(session.rig), StreamSettings(), self.live, every=True)
-        swapper = Swapper(pipeline, follower, settings, self.live)
+        swapper = self.swapper = Swapper(pipeline, follower, settings, self.live)
 
         def between(i: int) -> None:
             if i in publications:
@@ -253,7 +253,8 @@ def test_a_lifter_that_cannot_be_released_does_not_stop_the_loop(registry: Path,
     assert ran.told("could not be released")
 
 
-def test_what_both_fail_on_is_the_frame_s_fault(registry: Path, sessions: list[Session]) -> None:
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_both_fail_on_is_the_frame_s_fault(registry: Path, sessions: list[Session], raises: bool) -> None:
     calls = []
 
     def fails_once(lifter: Lifter) -> None:
@@ -262,7 +263,9 @@ def test_what_both_fail_on_is_the_frame_s_fault(registry: Path, sessions: list[S
         def lift(windows: Float32, intrinsics: Float32) -> Float32:
             poses = whole(windows, intrinsics)
             calls.append(lifter.name)
-            return poses * np.nan if 60 <= len(calls) < 62 else poses  # the new one's, then the spare's of that frame
+            if not 60 <= len(calls) < 62:
+                return poses
+            return breaking(poses) if raises else poses * np.nan  # the new one's, then the spare's of that frame
 
         lifter._lift = lift  # type: ignore[method-assign]
 
@@ -276,6 +279,28 @@ def test_what_both_fail_on_is_the_frame_s_fault(registry: Path, sessions: list[S
     assert ran.live.counts.failed == 1
     assert ran.live.counts.rollbacks == 0
     assert ran.names[-1] == "v0002"
+    assert sorted(ran.closed) == ["v0001", "v0002"]
+
+
+def test_a_shadow_takes_over_where_the_spare_was_given_away(registry: Path, sessions: list[Session]) -> None:
+    def breaks_later(lifter: Lifter) -> None:
+        if lifter.name == "v0002":
+            failing(LEAST_COMPARED + 20, breaking)(lifter)
+
+    class Given(Ran):
+        def _watch(self, lifter: Lifter) -> None:
+            super()._watch(lifter)
+            if lifter.name == "v0003":  # as a slot that was refitted: the spare is no more
+                given = self.swapper._take_spare()
+                assert given is not None
+                given.close()
+
+    ran = Given(registry, sessions[0], {2: "v0002", 30: "v0003"}, SwapSettings(SOON_S), breaks_later)
+    first = ran.names.index("v0003")
+    assert ran.names[first - 1] == "v0002"
+    assert set(ran.names[first:]) == {"v0003"}
+    assert ran.live.counts.failed == 0
+    assert ran.told("lifter v0002 failed, v0003 takes over")
 
 
 def test_a_spare_is_handed_over_once_the_new_one_has_held_out(

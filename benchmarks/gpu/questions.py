@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -29,9 +29,10 @@ from edgelift.runtime.engines.flavours import load
 from edgelift.runtime.engines.refit import EngineRefitter, constants_of, weights_for
 from edgelift.runtime.engines.renew import renew
 from edgelift.runtime.lifter import Lifter
-from edgelift.runtime.slots import refitted_beside
+from edgelift.runtime.slots import open_beside
 from edgelift.runtime.speed import CALLS, ROUNDS, in_turns
 
+BATCHES = 4  # of the live engine while the idle one is refitted
 ENOUGH = 64  # windows for the question whose weights an engine has
 Lift = Callable[[Float32, Float32], object]
 
@@ -190,42 +191,52 @@ def _renewed(home: Path, flavour: str, precision: str) -> dict[str, Any]:
 
 
 def _beside(home: Path, flavour: str, precision: str) -> dict[str, Any]:
-    """As `lift --follow` does, the idle slot is refitted while the live one lifts: are its poses and times its own?"""
+    """As `lift --follow` does, slots are opened and refitted while the live one lifts: are its poses and times its own?
+
+    The live one meets batch sizes that it has to capture, meanwhile.
+    """
     new = load_bundle(home / OTHER)
-    windows, cameras, _ = (array[:1] for array in reference(new))
-    with _refittable(home, flavour, precision) as (backend, _):
+    windows, cameras, _ = (array[:BATCHES] for array in reference(new))
+    with _refittable(home, flavour, precision) as (backend, _), ThreadPoolExecutor(1) as beside:
         live = Lifter(backend.bundle, backend)
-        before, quiet = backend(windows, cameras), _timed_calls(live, windows, cameras, lambda: False)
-        slots, seconds = [refitted_beside(new, live, lambda fits: None)], []
-        for bundle in (backend.bundle, new) * 4:
-            took: list[float] = []
-            thread = threading.Thread(target=_again, args=(bundle, live, slots, took))
-            thread.start()
-            busy = _timed_calls(live, windows, cameras, thread.is_alive)
-            thread.join()
-            seconds += took
-        moved = float(np.abs(backend(windows, cameras) - before).max())
-        slots[-1].close()
+        expected = [backend(windows[:n], cameras[:n]) for n in range(1, BATCHES + 1)]
+        quiet, _ = _lifted_meanwhile(live, windows, cameras, expected, None)
+        busy: list[float] = []
+        seconds: list[float] = []
+        moved, slot = 0.0, None
+        for bundle in (new, backend.bundle) * 4:
+            backend.recapture()
+            done = beside.submit(_opened_beside, bundle, live, slot)
+            spent, far = _lifted_meanwhile(live, windows, cameras, expected, done)
+            slot, took = done.result()
+            busy, moved, seconds = busy + spent, max(moved, far), [*seconds, took]
+        if slot is not None:
+            slot.close()
     return {
         "refit_beside_s": seconds, "live_moved_m": moved, "live_us_alone": percentiles(quiet),
         "live_us_meanwhile": percentiles(busy),
     }  # fmt: skip
 
 
-def _again(bundle: Bundle, live: Lifter, slots: list[Lifter], took: list[float]) -> None:
-    started, idle = time.perf_counter(), slots[-1]
-    slots.append(refitted_beside(bundle, live, lambda fits: idle))
-    took.append(time.perf_counter() - started)
+def _opened_beside(bundle: Bundle, live: Lifter, idle: Lifter | None) -> tuple[Lifter, float]:
+    started = time.perf_counter()
+    return open_beside(bundle, live, lambda fits: idle), time.perf_counter() - started
 
 
-def _timed_calls(live: Lifter, windows: Float32, cameras: Float32, more: Callable[[], bool]) -> list[float]:
-    """Microseconds of ENOUGH calls, and of all that fit in while there is more to wait for."""
+def _lifted_meanwhile(
+    live: Lifter, windows: Float32, cameras: Float32, expected: list[Float32], done: Future[Any] | None
+) -> tuple[list[float], float]:
+    """Microseconds of calls of one window until something is done, ENOUGH at least; how far a pose was off, metres."""
     spent: list[float] = []
-    while len(spent) < ENOUGH or more():
-        began = time.perf_counter()
-        live.lift(windows, cameras)
-        spent.append(1e6 * (time.perf_counter() - began))
-    return spent
+    moved = 0.0
+    while len(spent) < ENOUGH or (done is not None and not done.done()):
+        for n, poses in enumerate(expected, 1):
+            began = time.perf_counter()
+            lifted = live.lift(windows[:n], cameras[:n])
+            if n == 1:
+                spent.append(1e6 * (time.perf_counter() - began))
+            moved = max(moved, float(np.abs(lifted - poses).max()))
+    return spent, moved
 
 
 # (e) precisions

@@ -7,8 +7,10 @@ once, for the largest batch, and only the rows of a call are copied. Where CPU a
 
 from __future__ import annotations
 
+import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -49,7 +51,7 @@ class TensorRTBackend(Backend):
 
     Opening runs batch 1 once, so that what cannot run or be captured is told then. attachment: the engine's file;
     bundle: the one whose weights it has now. cuda: None opens the GPU by pycuda; closed with the backend. engine: None
-    takes the first one of the bundle that can run here.
+    takes the first one of the bundle that can run here; plan: its contents, where they were read and verified before.
     """
 
     def __init__(
@@ -60,35 +62,47 @@ class TensorRTBackend(Backend):
         capture: bool = True,
         cuda: Cuda | None = None,
         engine: Attachment | None = None,
+        plan: bytes | None = None,
     ) -> None:
         super().__init__(bundle)
         self.trt = load(flavour)
         self.name, self.precision, self.capture = flavour, precision, capture
         self.provider = f"{TITLES[flavour]} {self.trt.version}" + ", CUDA graph" * capture
         self.cuda: Cuda = cuda or Pycuda()
-        found = engine or runnable_engine(bundle, flavour, precision, self.trt.version, self.cuda.gpu)
-        self.bundle, self.attachment = bundle, found
-        plan = verify_plan(found)
+        self.built_for = self.bundle = bundle
         self.ready: OrderedDict[int, _Ready] = OrderedDict()
-        with self.cuda:
-            self.engine = open_engine(self.trt, plan, str(found.path))
-            self.tensors = check_tensors(self.trt, self.engine, bundle, str(found.path))
-            self.going_in = [name for name, (goes_in, _, _) in self.tensors.items() if goes_in]
-            self.coming_out = [name for name in self.tensors if name not in self.going_in]
-            self.max_batch: int = largest_batch(self.engine, self.going_in)
-            self.buffers = {name: self._buffer(shape[1:]) for name, (_, _, shape) in self.tensors.items()}
-            self._prepared(1)
+        try:
+            self.attachment = engine or runnable_engine(bundle, flavour, precision, self.trt.version, self.cuda.gpu)
+            self.plan = plan or verify_plan(self.attachment)  # kept: its file goes with its version
+            with self.cuda, _nothing_left_in_tracebacks():
+                self._open()
+        except BaseException:
+            self.cuda.close()
+            raise
+
+    def _open(self) -> None:
+        name = str(self.attachment.path)
+        self.engine = open_engine(self.trt, self.plan, name)
+        self.tensors = check_tensors(self.trt, self.engine, self.bundle, name)
+        self.going_in = [name for name, (goes_in, _, _) in self.tensors.items() if goes_in]
+        self.coming_out = [name for name in self.tensors if name not in self.going_in]
+        self.max_batch: int = largest_batch(self.engine, self.going_in)
+        self.buffers = {name: self._buffer(shape[1:]) for name, (_, _, shape) in self.tensors.items()}
+        self._prepared(1)
 
     def _execute(self, inputs: Mapping[str, Float32]) -> dict[str, Float32]:
-        with self.cuda:
-            batch = self._fill(inputs)
-            ready = self._prepared(batch)
-            if ready.graph is None:
-                self._enqueue(ready.context, batch)
-            else:
-                ready.graph.launch()
-            self.cuda.synchronise()
-            return {name: self.buffers[name].host[:batch].copy() for name in self.coming_out}
+        with self.cuda, _nothing_left_in_tracebacks():
+            return self._executed(inputs)
+
+    def _executed(self, inputs: Mapping[str, Float32]) -> dict[str, Float32]:
+        batch = self._fill(inputs)
+        ready = self._prepared(batch)
+        if ready.graph is None:
+            self._enqueue(ready.context, batch)
+        else:
+            ready.graph.launch()
+        self.cuda.synchronise()
+        return {name: self.buffers[name].host[:batch].copy() for name in self.coming_out}
 
     def timed(self, inputs: Mapping[str, Float32]) -> dict[str, float]:
         """Run once without a graph; return copy_in_us, run_us and copy_out_us by the GPU's clock."""
@@ -113,11 +127,18 @@ class TensorRTBackend(Backend):
         EdgeliftError where it does not take all of them: it is worth nothing then, close it.
         """
         weights = weights_for(self.attachment.facts, new)
-        with self.cuda:
+        with self.cuda, _nothing_left_in_tracebacks():
+            self.cuda.synchronise()
             self._forget_all()
             refit(EngineRefitter(self.trt, self.engine), weights, constants_of(new))
             self.bundle = new
             self._prepared(1)
+
+    def another(self) -> TensorRTBackend:
+        """Open the same plan once more, with the weights that it was built with."""
+        return TensorRTBackend(
+            self.built_for, self.name, self.precision, self.capture, engine=self.attachment, plan=self.plan
+        )
 
     def recapture(self) -> None:
         """Make contexts and graphs anew: no vendor says that a graph holds after a refit."""
@@ -206,6 +227,16 @@ class TensorRTBackend(Backend):
     def _forget_all(self) -> None:
         for batch in list(self.ready):
             self._forget(batch)
+
+
+@contextmanager
+def _nothing_left_in_tracebacks() -> Iterator[None]:
+    """Let go of what a traceback holds of the GPU while its context is current: what failed is closed soon."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def open_engine(trt: Loaded, plan: bytes, name: str) -> ICudaEngine:

@@ -6,9 +6,11 @@ import importlib.util
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from edgelift.poses.errors import EdgeliftError
 from edgelift.runtime.attachments import Attachment, amend, attach, find, remove
-from edgelift.runtime.backends import Backend, open_backend
+from edgelift.runtime.backends import open_backend
 from edgelift.runtime.backends.tensorrt import TensorRTBackend, open_engine
 from edgelift.runtime.budget import BUDGETS, Budget, Change, change, enforce
 from edgelift.runtime.bundle import Bundle
@@ -70,21 +72,25 @@ def _parity(new: Bundle, kept: Attachment) -> dict[str, Any]:
     """Run the refitted engine on the new bundle's reference set; EdgeliftError where it leaves its budget."""
     facts = kept.facts
     with TensorRTBackend(new, facts["flavour"], facts["precision"], engine=kept) as engine:
-        moved = prove(new, engine, facts)
+        moved = prove(new, engine)
     return {} if moved is None else {"engine_parity": asdict(moved)}
 
 
-def prove(new: Bundle, engine: Backend, facts: dict[str, Any]) -> Change | None:
+def prove(new: Bundle, engine: TensorRTBackend) -> Change | None:
     """Return how far a refitted engine is from the portable graph on the reference set; None without onnxruntime.
 
-    EdgeliftError where that is more than the budget that the engine was built with.
+    EdgeliftError where that is more than the budget that the engine was built with, unless it was kept by force then,
+    and where a pose is not finite.
     """
+    facts, arrays = engine.attachment.facts, new.reference()
+    windows, cameras = arrays["keypoints"], arrays["intrinsics"]
+    poses = backend_lift(engine)(windows, cameras)
+    if not np.isfinite(poses).all():
+        raise EdgeliftError(engine.attachment.path.name, "poses not finite", "metres", "Do not use it; rebuild it.")
     if importlib.util.find_spec("onnxruntime") is None:
         return None
-    arrays = new.reference()
-    windows, cameras = arrays["keypoints"], arrays["intrinsics"]
     budget = Budget(**facts["budget"]) if "budget" in facts else BUDGETS[facts["precision"]]
     with open_backend(new, "cpu") as plain:
-        moved = change(backend_lift(plain)(windows, cameras), backend_lift(engine)(windows, cameras), arrays["poses"])
-    enforce(f"{facts['precision']}, refitted", moved, budget, force=False)
+        moved = change(backend_lift(plain)(windows, cameras), poses, arrays["poses"])
+    enforce(f"{facts['precision']}, refitted", moved, budget, force=bool(facts.get("forced")))
     return moved

@@ -83,14 +83,16 @@ def obstacle(facts: dict[str, Any], version: str | None, gpu: Gpu | None) -> str
     return None
 
 
+def engines_of(bundle: Bundle, flavour: str, precision: str) -> list[Attachment]:
+    """Return a bundle's engines of a kind, the best first: not refittable, for particular GPUs, for the most people."""
+    wanted = ("engine", flavour, precision)
+    found = find(bundle, "engines", lambda f: (f["kind"], f["flavour"], f["precision"]) == wanted)
+    return sorted(found, key=lambda a: (a.facts["refittable"], PORTABLE in a.facts["targets"], -_max_batch(a)))
+
+
 def runnable_engine(bundle: Bundle, flavour: str, precision: str, version: str | None, gpu: Gpu | None) -> Attachment:
     """Return the engine that can run here; EdgeliftError with every one's obstacle and the command that helps."""
-    candidates = find(
-        bundle, "engines", lambda f: f["kind"] == "engine" and (f["flavour"], f["precision"]) == (flavour, precision)
-    )
-    # not refittable, for particular GPUs, for the most people: in that order
-    candidates.sort(key=lambda a: (a.facts["refittable"], PORTABLE in a.facts["targets"], -_max_batch(a)))
-    obstacles = []
+    candidates, obstacles = engines_of(bundle, flavour, precision), []
     for candidate in candidates:
         why = obstacle(candidate.facts, version, gpu)
         if why is None:
