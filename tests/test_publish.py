@@ -108,7 +108,7 @@ def test_rollback_goes_to_the_parent_or_where_it_is_told(registry: LocalRegistry
 
 
 def test_a_parent_is_what_the_manifest_names(registry: LocalRegistry) -> None:
-    lineage = {"parent": {"version": "v0001", "seal": "-"}, "refresh": None}
+    lineage = {"parent": {"version": "v0001", "seal": registry.manifest("v0001")["seal"]}, "refresh": None}
     from edgelift.export.bundles import export_bundle
 
     with registry.staging() as folder:

@@ -146,6 +146,7 @@ def refresh(
 
 def begin(source: str | Path, registry: Registry) -> Bundle:
     """Return the version to start from: the registry's current one; a bundle becomes a registry's first version."""
+    registry.recover()
     if not registry.is_at(source):
         bundle = load_current(source)
         if not registry.exists():
@@ -255,8 +256,14 @@ def _lineage(result: Refreshed, base: Bundle) -> dict[str, Any]:
     return {
         "parent": {"version": base.path.name, "seal": base.manifest["seal"]},
         "refresh": {"made_at": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-        | {key: told[key] for key in kept},
+        | {key: told[key] for key in kept}
+        | {"learnt": sorted(learnt_from(base.manifest) | {s["fingerprint"] for s in result.sessions})},
     }
+
+
+def learnt_from(manifest: dict[str, Any]) -> set[str]:
+    """Fingerprints of all sessions that a version, and those before it, were adapted to."""
+    return set((manifest.get("refresh") or {}).get("learnt", ()))
 
 
 def _origin(session: Session) -> dict[str, Any]:

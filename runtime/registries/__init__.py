@@ -7,14 +7,15 @@ from pathlib import Path
 from edgelift.runtime.bundle import Bundle, load_bundle
 from edgelift.runtime.registries.contract import Event, Registry, number_of
 from edgelift.runtime.registries.local import LocalRegistry
+from edgelift.runtime.registries.places import is_url, path_of
 
-__all__ = ["Event", "LocalRegistry", "Registry", "is_url", "load_current", "number_of", "open_registry"]
+__all__ = ["Event", "LocalRegistry", "Registry", "is_url", "load_current", "number_of", "open_registry", "path_of"]
 
 
 def open_registry(place: str | Path) -> Registry:
     """Return the registry at a path or a URL, whether there is one yet or not; EdgeliftError where none can be."""
     if not is_url(place):
-        return LocalRegistry(Path(str(place).removeprefix("file://")))
+        return LocalRegistry(path_of(place))
     from edgelift.runtime.registries.remote import RemoteRegistry
 
     return RemoteRegistry(str(place))
@@ -25,10 +26,4 @@ def load_current(place: str | Path) -> Bundle:
     registry = open_registry(place)
     if is_url(place):
         registry.check()
-    return registry.load() if registry.exists() else load_bundle(Path(str(place)))
-
-
-def is_url(place: str | Path) -> bool:
-    """Whether it is a store's URL rather than a path of this machine."""
-    text = str(place)
-    return "://" in text and not text.startswith("file://")
+    return registry.load() if registry.exists() else load_bundle(path_of(place))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +28,18 @@ class Event:
     previous: str | None
     at_s: float
 
-    def line(self) -> str:
-        """As it is written."""
-        return json.dumps(asdict(self))
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written, with JSON."""
+        return asdict(self)
 
     @classmethod
-    def of_line(cls, line: str | bytes) -> Event:
-        """As it was written."""
-        return cls(**json.loads(line))
+    def of_dict(cls, told: dict[str, Any]) -> Event:
+        """As it was written; keys of a later edgelift are passed over."""
+        return cls(*(told[f.name] for f in fields(cls)))
+
+
+class OvertakenError(EdgeliftError):
+    """Somebody else changed a registry first; nothing came of this change."""
 
 
 class Registry(ABC):
@@ -111,6 +113,9 @@ class Registry(ABC):
     def _make_current(self, event: Event) -> None:
         """Make event.version the current one; EdgeliftError where event.previous is that no more."""
 
+    def _take_back(self, name: str) -> None:  # noqa: B027 - where a lock is held nobody comes between
+        """Remove what was added when somebody came first."""
+
     @abstractmethod
     def _remove(self, name: str, now: str) -> None:
         """Remove a version."""
@@ -148,7 +153,11 @@ class Registry(ABC):
             if now != parent:
                 raise self._overtaken(now, parent)
             name = self._add(bundle)
-            self._make_current(Event(what, name, now, time.time()))
+            try:
+                self._make_current(Event(what, name, now, time.time()))
+            except OvertakenError:
+                self._take_back(name)
+                raise
         return name
 
     def rollback(self, to: str | None = None) -> tuple[str, str]:
@@ -176,10 +185,19 @@ class Registry(ABC):
                 self._remove(name, now)
         return gone
 
+    def recover(self) -> None:
+        """Finish or remove what dead processes left, where there is a registry."""
+        if self.exists():
+            with self._changing():
+                pass
+
     def parent(self, name: str) -> str | None:
-        """Name of the version that one was adapted from, None for where a registry began."""
+        """Name of the version of this registry that one was adapted from; None where it began, or that is gone."""
         parent = self.manifest(name).get("parent")
-        return None if parent is None else str(parent["version"])
+        if parent is None or parent["version"] not in self.versions():
+            return None
+        same = self.manifest(parent["version"])["seal"] == parent["seal"]  # a base's parent lies in another registry
+        return str(parent["version"]) if same else None
 
     @abstractmethod
     def manifest(self, name: str) -> dict[str, Any]:
@@ -195,20 +213,9 @@ class Registry(ABC):
 
     def _parent_there(self, name: str) -> str:
         parent = self.parent(name)
-        if parent not in self.versions():
-            raise EdgeliftError(
-                f"parent of {name}", f"{parent or 'none'}", "a version that is still there", "Name another with --to."
-            )
-        return str(parent)
-
-    def lineage(self) -> Iterator[dict[str, Any]]:
-        """Manifests of the current version, of the one that it was made from, and so on, as far as they are there."""
-        name: str | None = self.current()
-        there = self.versions()
-        while name in there:
-            manifest = self.manifest(name)
-            yield manifest
-            name = (manifest.get("parent") or {}).get("version")
+        if parent is None:
+            raise EdgeliftError(f"parent of {name}", "none", "a version that is still there", "Name another with --to.")
+        return parent
 
     def _named(self) -> str:
         try:
@@ -216,8 +223,8 @@ class Registry(ABC):
         except EdgeliftError:
             return ""
 
-    def _overtaken(self, now: str | None, parent: str | None) -> EdgeliftError:
-        return EdgeliftError(
+    def _overtaken(self, now: str | None, parent: str | None) -> OvertakenError:
+        return OvertakenError(
             f"registry {self}", f"{now or 'no version'} as the current one", f"{parent or 'none'}, as it was",
             "Somebody published meanwhile. Run it again: it begins with their version.",
         )  # fmt: skip

@@ -30,6 +30,7 @@ from edgelift.runtime.registries.contract import (
     checked_name,
     number_of,
 )
+from edgelift.runtime.registries.places import is_url, path_of
 from edgelift.runtime.registries.staging import STAGING, locked, staged, sweep
 
 HISTORY = "history.jsonl"
@@ -50,7 +51,7 @@ class LocalRegistry(Registry):
 
     def is_at(self, place: str | Path) -> bool:
         """See Registry."""
-        return "://" not in str(place) and Path(place).resolve() == self.path.resolve()
+        return not is_url(place) and path_of(place).resolve() == self.path.resolve()
 
     def current(self) -> str:
         """See Registry."""
@@ -72,7 +73,9 @@ class LocalRegistry(Registry):
         """See Registry."""
         path = self.path / HISTORY
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [Event.of_line(line) for line in lines if line.endswith("}")]  # one may be cut short by a full disk
+        return [
+            Event.of_dict(json.loads(line)) for line in lines if line.endswith("}")
+        ]  # one may be cut short by a full disk
 
     def staging(self) -> AbstractContextManager[Path]:
         """See Registry; it lies in the registry, so that what is made there can be renamed."""
@@ -130,7 +133,7 @@ class LocalRegistry(Registry):
         """Append to the history: a record for people, which nothing depends on, so it may fail on a full disk."""
         path = self.path / HISTORY
         with suppress(OSError), path.open("a", encoding="utf-8") as file:
-            file.write("\n" * _cut_short(path) + event.line() + "\n")
+            file.write("\n" * _cut_short(path) + json.dumps(event.to_dict()) + "\n")
 
 
 def _cut_short(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import tempfile
 import time
@@ -20,6 +19,8 @@ WAIT_S = 30.0  # for another process, which holds the lock for as long as rename
 @contextmanager
 def staged(home: Path) -> Iterator[Path]:
     """Yield an empty directory inside `home`, gone when the block ends; those of dead processes are swept away."""
+    import fcntl  # here and below: Windows, where bundles are lifted too, has none
+
     home.mkdir(parents=True, exist_ok=True)
     with locked(home):
         sweep(home)
@@ -35,6 +36,8 @@ def staged(home: Path) -> Iterator[Path]:
 
 def sweep(home: Path) -> None:
     """Remove the directories of dead processes; the caller holds the lock."""
+    import fcntl
+
     for folder in home.glob(f"{STAGING}*"):
         try:
             with (folder / LOCK).open("r+") as owner:
@@ -49,6 +52,8 @@ def sweep(home: Path) -> None:
 @contextmanager
 def locked(home: Path) -> Iterator[None]:
     """Hold a directory's lock; EdgeliftError where somebody else holds it for longer than any publication takes."""
+    import fcntl
+
     with (home / LOCK).open("a") as file:
         until = time.monotonic() + WAIT_S
         while True:
