@@ -9,15 +9,23 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edgelift.cli.output import Json, Sessions, app, finish, progress, say, seconds_of
+from edgelift.cli.output import Json, app, finish, progress, say, seconds_of
 from edgelift.poses.errors import EdgeliftError
 
+ALONE = ("source", "sessions", "output", "budget", "learn_cameras", "steps", "seed", "device", "force")
 
-@app.command(epilog="Example: edgelift adapt registry take1.npz take2.npz -o registry --budget 60s")
+
+@app.command(
+    epilog="Example: edgelift adapt registry take1.npz take2.npz -o registry --budget 60s "
+    "or edgelift adapt --fleet sites.toml --ray auto"
+)
 def adapt(
-    source: Annotated[Path, typer.Argument(help="A registry, or a bundle that begins a new one.")],
-    sessions: Sessions,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The registry that gets the next version.")],
+    context: typer.Context,
+    source: Annotated[str | None, typer.Argument(help="A registry, or a bundle that begins a new one.")] = None,
+    sessions: Annotated[list[Path] | None, typer.Argument(help="Session files (.npz), or directories of them.")] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="The registry that gets the next version: a path or a URL.")
+    ] = None,
     budget: Annotated[str, typer.Option(help="For everything, from the first file to the version: 60s, 10m.")] = "60s",
     learn_cameras: Annotated[
         Literal["none", "extrinsics", "intrinsics", "all"],
@@ -27,9 +35,30 @@ def adapt(
     seed: int = 0,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where PyTorch trains.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Publish what is refused; the manifest says so.")] = False,
+    fleet: Annotated[
+        Path | None, typer.Option(help="A file of many sites, instead of all else: see docs/fleet.md.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="The cluster for --fleet: HOST:PORT, auto, or local: one for this run.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Adapt a lifter to recorded sessions, without labels; publish it if it is proved to be better."""
+    if fleet is not None:
+        also = [name for name in ALONE if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"]
+        if also:
+            raise EdgeliftError(
+                "--fleet", f"{', '.join(also)} as well", "the file alone", "Say it in the file, for each site."
+            )
+        _adapt_fleet(fleet, ray or "local", as_json)
+        return
+    if ray is not None:
+        raise EdgeliftError("--ray", "no --fleet", "a file of sites", "Add --fleet sites.toml.")
+    if source is None or not sessions or output is None:
+        raise EdgeliftError(
+            "adapt", "not all of SOURCE, SESSIONS and -o", "all three, or --fleet", "See edgelift adapt --help."
+        )
+    from edgelift.runtime.registries import open_registry
     from edgelift.trainer.adapt import AdaptSettings
     from edgelift.trainer.refresh import RefreshSettings, refresh
     from edgelift.trainer.watch import REFUSED
@@ -38,12 +67,36 @@ def adapt(
     settings = RefreshSettings(seconds_of("--budget", budget), learn_cameras, force, device, how)
     with progress("adapting") as tell:
         result = refresh(
-            source, sessions, output, settings, lambda stage: say.print(f"  {stage}"),
+            source, sessions, open_registry(output), settings, lambda stage: say.print(f"  {stage}"),
             lambda step, steps, error: tell(step, steps, "" if error is None else f"held out {error:.1f} mm"),
         )  # fmt: skip
     facts = result.to_dict()
     finish(facts, as_json, *_measures(facts), *_outcome(facts))
     if result.version is None:
+        raise typer.Exit(REFUSED)
+
+
+def _adapt_fleet(path: Path, address: str, as_json: bool) -> None:
+    from edgelift.trainer.fleet import read_sites, refresh_fleet
+    from edgelift.trainer.watch import REFUSED
+
+    sites, done = read_sites(path), 0
+
+    def told(report: dict[str, Any]) -> None:
+        nonlocal done
+        done += 1
+        what = " ".join(filter(None, (report["how"], report["version"], report["why"] and f"({report['why']})")))
+        spent = f", {report['seconds']:.0f} s on {report['host']}" if "seconds" in report else ""
+        say.print(f"{done}/{len(sites)} {report['site']}: {what}{spent}")
+
+    say.print(f"{len(sites)} sites; connecting to Ray ({address})")
+    reports = refresh_fleet(sites, address, told)
+    counts = {how: sum(r["how"] == how for r in reports) for how in ("published", "refused", "unchanged", "failed")}
+    summary = ", ".join(f"{number} {how}" for how, number in counts.items() if number)
+    finish({"sites": reports, **counts}, as_json, f"{summary}, of {len(sites)} sites -> their registries")
+    if counts["failed"]:
+        raise typer.Exit(2)
+    if counts["refused"]:
         raise typer.Exit(REFUSED)
 
 
@@ -68,16 +121,17 @@ def _outcome(facts: dict[str, Any]) -> list[str]:
 
 registry = typer.Typer(help="Look after a registry of versions.", no_args_is_help=True)
 app.add_typer(registry, name="registry")
-Where = Annotated[Path, typer.Argument(help="A registry.")]
+Where = Annotated[str, typer.Argument(help="A registry: a path or a URL.")]
 
 
 @registry.command("list", epilog="Example: edgelift registry list registry")
 def list_versions(where: Where, as_json: Json = False) -> None:
     """List versions with their lineage; every file is verified."""
+    from edgelift.runtime.registries import open_registry
     from edgelift.runtime.versions import overview
 
-    found = overview(where)
-    finish({"registry": str(where), "versions": [vars(v) for v in found]}, as_json)
+    found = overview(open_registry(where))
+    finish({"registry": where, "versions": [vars(v) for v in found]}, as_json)
     if as_json:
         return
     table = Table("version", "state", "made from", "when", "sessions", "reprojection", "reference", "")
@@ -95,9 +149,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show where a version comes from: sessions, figures, findings, history."""
+    from edgelift.runtime.registries import open_registry
     from edgelift.runtime.versions import details
 
-    facts = details(where, version)
+    facts = details(open_registry(where), version)
     finish(facts, as_json)
     if not as_json:
         for line in _shown(facts):
@@ -131,10 +186,10 @@ def diff(
 ) -> None:
     """Hold two versions against each other, joint by joint."""
     from edgelift.poses.sessions import load_sessions
-    from edgelift.runtime.publish import load_version
+    from edgelift.runtime.registries import open_registry
     from edgelift.runtime.versions import difference
 
-    bundles = load_version(where, first), load_version(where, second)
+    bundles = open_registry(where).load(first), open_registry(where).load(second)
     facts = difference(*bundles, load_sessions(sessions or []))
     if output is not None:
         from edgelift.trainer.versions_picture import draw_difference, standing
@@ -174,10 +229,10 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Make an older version the current one; running loops return to it."""
-    from edgelift.runtime.publish import rollback as run
+    from edgelift.runtime.registries import open_registry
 
-    before, now = run(where, to)
-    finish({"registry": str(where), "from": before, "to": now}, as_json, f"{before} -> {now}: current in {where}")
+    before, now = open_registry(where).rollback(to)
+    finish({"registry": where, "from": before, "to": now}, as_json, f"{before} -> {now}: current in {where}")
 
 
 @registry.command(epilog="Example: edgelift registry prune registry --keep 5")
@@ -187,16 +242,16 @@ def prune(
     as_json: Json = False,
 ) -> None:
     """Remove old versions."""
-    from edgelift.runtime.publish import prune as run
+    from edgelift.runtime.registries import open_registry
 
-    gone = run(where, keep)
-    finish({"registry": str(where), "removed": gone}, as_json, f"{len(gone)} versions removed from {where}")
+    gone = open_registry(where).prune(keep)
+    finish({"registry": where, "removed": gone}, as_json, f"{len(gone)} versions removed from {where}")
 
 
 @app.command(epilog="Example: edgelift watch recordings registry --budget 60s")
 def watch(
     folder: Annotated[Path, typer.Argument(help="Where finished sessions (.npz) appear.")],
-    where: Where,
+    where: Annotated[str, typer.Argument(help="A registry on this machine.")],
     budget: Annotated[str, typer.Option(help="Of each adaptation.")] = "60s",
     settle: Annotated[str, typer.Option(help="A file that has not changed for so long is finished.")] = "5s",
     learn_cameras: Annotated[
@@ -211,12 +266,16 @@ def watch(
     from edgelift.trainer.watch import watch as run
 
     seconds_of("--budget", budget)
+    if "://" in where:
+        raise EdgeliftError(
+            where, "a URL", "a registry on this machine", "For a store: edgelift adapt --fleet, by cron."
+        )
     settings = WatchSettings(
         seconds_of("--settle", settle), once=once, adapt=("--budget", budget, "--learn-cameras", learn_cameras)
     )
     with until_signal() as stopped:
-        state = run(folder, where, settings, stopped, say.print)
+        state = run(folder, Path(where), settings, stopped, say.print)
     counts = {how: sum(run["how"] == how for run in state.runs) for how in ("published", "refused", "failed")}
-    facts = {"registry": str(where), "page": str(where / PAGE), **counts}
+    facts = {"registry": str(where), "page": str(Path(where) / PAGE), **counts}
     told = ", ".join(f"{number} {how}" for how, number in counts.items())
     finish(facts, as_json, f"{told}, since the first start -> {facts['page']}")
