@@ -15,7 +15,7 @@ import pytest
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.person import clips
-from edgelift.poses.sessions import Session, load_together, save_session, save_together
+from edgelift.poses.sessions import Session, load_sessions, load_together, save_session, save_together
 from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.runtime.bundle import REPLAY, WATCH, Bundle, load_bundle
 from edgelift.runtime.evaluate import evaluate
@@ -25,7 +25,7 @@ from edgelift.trainer.data import fingerprint
 from edgelift.trainer.deploy import checkpoint_of, export_run
 from edgelift.trainer.fit import train
 from edgelift.trainer.reference import REPLAY_FRAMES, STRETCH_FRAMES, stretches
-from edgelift.trainer.refresh import RefreshSettings, begin, refresh, split
+from edgelift.trainer.refresh import RefreshSettings, begin, learnt_from, refresh, split
 from edgelift.trainer.settings import TrainSettings
 from edgelift.trainer.validation import module_lift
 from edgelift.trainer.watch import FIRST_RETRY_S, MOST_ATTEMPTS, Seen, State, WatchSettings, is_due, load_state, watch
@@ -84,9 +84,10 @@ def test_sessions_become_the_next_version_and_its_manifest_says_how(
     new = load_bundle(registry.path / "v0002")
     assert new.manifest["parent"] == {"version": "v0001", "seal": base.manifest["seal"]}
     lineage = new.manifest["refresh"]
-    assert [s["fingerprint"] for s in lineage["sessions"]] == [fingerprint([s], False) for s in reread(takes)]
+    assert [s["fingerprint"] for s in lineage["sessions"]] == [fingerprint([s], False) for s in load_sessions([takes])]
     assert lineage["gate"]["measures"]["reprojection_px"]["interval"][1] < 1
     assert lineage["forced"] is False
+    assert learnt_from(new.manifest) == {s["fingerprint"] for s in lineage["sessions"]}
     # it is better where it works, and everything that the next refresh needs is there
     scores = [evaluate(module_lift(checkpoint_of(b).model()), recorded, b.input)["mpjpe_mm"] for b in (base, new)]
     assert scores[1] < 0.9 * scores[0]
@@ -94,13 +95,6 @@ def test_sessions_become_the_next_version_and_its_manifest_says_how(
         assert (new.path / name).read_bytes() == (base.path / name).read_bytes()
     assert not list(registry.path.glob(".work-*"))
     assert begin(registry.path, registry).manifest == new.manifest  # the next refresh begins with it
-
-
-def reread(folder: Path) -> list[Session]:
-    from edgelift.poses.sessions import load_sessions
-    from edgelift.poses.skeletons import skeleton
-
-    return [session.to_skeleton(skeleton("common14")) for session in load_sessions([folder])]
 
 
 def test_what_cannot_be_believed_is_refused_unless_it_is_forced(

@@ -66,7 +66,8 @@ class RerunSink:
             import rerun as rr
         except ModuleNotFoundError as error:
             raise missing_extra("rerun", "view") from error
-        batches = rr.ChunkBatcherConfig(flush_tick=LIVE_S if self.address else SETTLE_S)
+        # a tick of 0 keeps a core busy for as long as the process lives
+        batches = rr.ChunkBatcherConfig(flush_tick=LIVE_S if self.address else max(SETTLE_S, LIVE_S))
         recording = rr.RecordingStream(APPLICATION, batcher_config=batches)
         if not rr.is_enabled(recording):
             raise EdgeliftError("environment variable RERUN", "off", "on, or none", f"Without it --sink {self.name}.")
