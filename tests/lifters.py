@@ -9,7 +9,12 @@ import numpy as np
 import torch
 
 from edgelift.export.bundles import Reference, export_bundle
+from edgelift.poses.person import clips
+from edgelift.poses.sessions import Session
+from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.runtime.bundle import Bundle
+from edgelift.trainer.deploy import export_run
+from edgelift.trainer.fit import train
 from edgelift.trainer.models import Lifter, build_model
 from edgelift.trainer.settings import TrainSettings
 
@@ -48,3 +53,17 @@ def make_bundle(path: Path, kind: str = "frame", seed: int = 0) -> Bundle:
     """A bundle of a tiny lifter."""
     settings = KINDS[kind]
     return export_bundle(trained_looking(seed, settings), path, settings.input, reference(frames=settings.frames), {})
+
+
+def walkers_bundle(home: Path) -> Bundle:
+    """A lifter that knows three people who walk, and no more."""
+    people = list(film(clips(6.0, 60.0, 4, 0), studio_rig(4), StudioSettings(noise_px=3.0)))
+    known = [s for s in people if s.subject != "person4"]
+    held_out = [s for s in people if s.subject == "person4"]
+    train(known, home / "run", TrainSettings(width=32, epochs=4, batch=128), held_out)
+    return export_run(home / "run", home / "bundle")
+
+
+def somebody_new() -> list[Session]:
+    """Two takes of somebody whom that lifter does not know, 24 s."""
+    return list(film(clips(12.0, 60.0, 1, 77), studio_rig(4), StudioSettings(30.0, 12.0, 3.0, "detector", 0.05)))[:2]

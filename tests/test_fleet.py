@@ -21,32 +21,23 @@ import psutil
 import pytest
 
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.person import clips
 from edgelift.poses.sessions import Session, save_session
-from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.registries import LocalRegistry, open_registry
 from edgelift.runtime.registries.remote import RemoteRegistry, Store
-from edgelift.trainer.deploy import export_run
-from edgelift.trainer.fit import train
 from edgelift.trainer.fleet import Site, _check_room, read_sites, refresh_site
-from edgelift.trainer.settings import TrainSettings
 
-FILMED = StudioSettings(30.0, 12.0, 3.0, "detector", 0.05)
+from .lifters import somebody_new, walkers_bundle
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    home = tmp_path_factory.mktemp("base")
-    people = list(film(clips(6.0, 60.0, 4, 0), studio_rig(4), StudioSettings(noise_px=3.0)))
-    known = [s for s in people if s.subject != "person4"]
-    train(known, home / "run", TrainSettings(width=32, epochs=4, batch=128), [s for s in people if s not in known])
-    return export_run(home / "run", home / "bundle")
+    return walkers_bundle(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def recorded() -> list[Session]:
-    return list(film(clips(12.0, 60.0, 1, 77), studio_rig(4), FILMED))[:2]
+    return somebody_new()
 
 
 def saved(sessions: list[Session], folder: Path) -> Path:

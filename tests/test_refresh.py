@@ -14,41 +14,31 @@ import numpy as np
 import pytest
 
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.person import clips
 from edgelift.poses.sessions import Session, load_sessions, load_together, save_session, save_together
-from edgelift.poses.studio import StudioSettings, film, studio_rig
 from edgelift.runtime.bundle import REPLAY, WATCH, Bundle, load_bundle
 from edgelift.runtime.evaluate import evaluate
 from edgelift.runtime.registries import LocalRegistry
 from edgelift.trainer.adapt import AdaptSettings
 from edgelift.trainer.data import fingerprint
-from edgelift.trainer.deploy import checkpoint_of, export_run
-from edgelift.trainer.fit import train
+from edgelift.trainer.deploy import checkpoint_of
 from edgelift.trainer.reference import REPLAY_FRAMES, STRETCH_FRAMES, stretches
 from edgelift.trainer.refresh import RefreshSettings, begin, learnt_from, refresh, split
-from edgelift.trainer.settings import TrainSettings
 from edgelift.trainer.validation import module_lift
 from edgelift.trainer.watch import FIRST_RETRY_S, MOST_ATTEMPTS, Seen, State, WatchSettings, is_due, load_state, watch
 
+from .lifters import somebody_new, walkers_bundle
+
 QUICK = RefreshSettings(budget_s=600.0, adapt=AdaptSettings(steps=60, batch=64, learning_rate=3e-3))
-FILMED = StudioSettings(30.0, 12.0, 3.0, "detector", 0.05)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A lifter that knows three people who walk, and no more."""
-    home = tmp_path_factory.mktemp("base")
-    people = list(film(clips(6.0, 60.0, 4, 0), studio_rig(4), StudioSettings(noise_px=3.0)))
-    known = [s for s in people if s.subject != "person4"]
-    held_out = [s for s in people if s.subject == "person4"]
-    train(known, home / "run", TrainSettings(width=32, epochs=4, batch=128), held_out)
-    return export_run(home / "run", home / "bundle")
+    return walkers_bundle(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def recorded() -> list[Session]:
-    """Two takes of somebody new, 24 s."""
-    return list(film(clips(12.0, 60.0, 1, 77), studio_rig(4), FILMED))[:2]
+    return somebody_new()
 
 
 @pytest.fixture
