@@ -36,7 +36,7 @@ demo: $(VENV)/.installed
 
 # one thread a process: two processes of two threads each, on two cores, wait for each other most of the time
 test: $(VENV)/.viewer bindings lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bindings: $(BINDINGS)/.installed $(TRITON)/.installed
 
