@@ -85,9 +85,7 @@ def _adapt_fleet(path: Path, address: str, as_json: bool) -> None:
     def told(report: dict[str, Any]) -> None:
         nonlocal done
         done += 1
-        what = " ".join(filter(None, (report["how"], report["version"], report["why"] and f"({report['why']})")))
-        spent = f", {report['seconds']:.0f} s on {report['host']}" if "seconds" in report else ""
-        say.print(f"{done}/{len(sites)} {report['site']}: {what}{spent}")
+        say.print(f"{done}/{len(sites)} {_site_line(report)}")
 
     say.print(f"{len(sites)} sites; connecting to Ray ({address})")
     reports = refresh_fleet(sites, address, told)
@@ -98,6 +96,13 @@ def _adapt_fleet(path: Path, address: str, as_json: bool) -> None:
         raise typer.Exit(2)
     if counts["refused"]:
         raise typer.Exit(REFUSED)
+
+
+def _site_line(report: dict[str, Any]) -> str:
+    """What came of a site; of one whose worker died too often nobody knows where and how long."""
+    what = " ".join(filter(None, (report["how"], report["version"], report["why"] and f"({report['why']})")))
+    spent = "" if report["seconds"] is None else f", {report['seconds']:.0f} s on {report['host']}"
+    return f"{report['site']}: {what}{spent}"
 
 
 def _measures(facts: dict[str, Any]) -> list[str]:
@@ -262,11 +267,12 @@ def watch(
 ) -> None:
     """Watch a folder: adapt to each finished session, judge, publish; until Ctrl-C."""
     from edgelift.cli.live import until_signal
+    from edgelift.runtime.registries import is_url, path_of
     from edgelift.trainer.watch import PAGE, WatchSettings
     from edgelift.trainer.watch import watch as run
 
     seconds_of("--budget", budget)
-    if "://" in where:
+    if is_url(where):
         raise EdgeliftError(
             where, "a URL", "a registry on this machine", "For a store: edgelift adapt --fleet, by cron."
         )
@@ -274,8 +280,8 @@ def watch(
         seconds_of("--settle", settle), once=once, adapt=("--budget", budget, "--learn-cameras", learn_cameras)
     )
     with until_signal() as stopped:
-        state = run(folder, Path(where), settings, stopped, say.print)
+        state = run(folder, path_of(where), settings, stopped, say.print)
     counts = {how: sum(run["how"] == how for run in state.runs) for how in ("published", "refused", "failed")}
-    facts = {"registry": str(where), "page": str(Path(where) / PAGE), **counts}
+    facts = {"registry": str(where), "page": str(path_of(where) / PAGE), **counts}
     told = ", ".join(f"{number} {how}" for how, number in counts.items())
     finish(facts, as_json, f"{told}, since the first start -> {facts['page']}")

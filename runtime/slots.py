@@ -12,7 +12,6 @@ from functools import partial
 from typing import cast
 
 from edgelift.poses.errors import EdgeliftError
-from edgelift.runtime.attachments import Attachment
 from edgelift.runtime.backends.tensorrt import TensorRTBackend
 from edgelift.runtime.bundle import Bundle
 from edgelift.runtime.counts import log
@@ -21,6 +20,7 @@ from edgelift.runtime.engines.renew import prove
 from edgelift.runtime.engines.store import engines_of, obstacle
 from edgelift.runtime.lifter import Lifter
 
+FAILED = "refit_failed"  # a fact that this process learns of an engine; slots of one file share it
 Spare = Callable[[Callable[[Lifter], bool]], "Lifter | None"]
 """Hands over the lifter that stands by, if there is one and it fits; it is the caller's then."""
 
@@ -38,7 +38,8 @@ def open_beside(bundle: Bundle, live: Lifter, spare: Spare) -> Lifter:
         except Exception as error:  # a driver's, a library's: there are other ways
             reasons.append(f"{name}: {error}")
             log.info("%s: %s", bundle.path.name, reasons[-1])
-    reasons.append(f"a refit: {decide(running.attachment.facts, running.built_for, bundle).reason}")
+    if (why_not := _obstacle(running, bundle)) is not None:
+        reasons.append(f"a refit: {why_not}")
     raise EdgeliftError(
         f"{running.name} {running.precision} of {bundle.path.name}", "; ".join(reasons), "an engine",
         "Build it on this machine: edgelift build BUNDLE; with --refittable it takes later versions' weights.",
@@ -48,33 +49,37 @@ def open_beside(bundle: Bundle, live: Lifter, spare: Spare) -> Lifter:
 def _ways(
     bundle: Bundle, live: Lifter, running: TensorRTBackend, spare: Spare
 ) -> Iterator[tuple[str, Callable[[], Lifter]]]:
-    idle = spare(lambda lifter: isinstance(lifter.backend, TensorRTBackend) and _takes(lifter.backend, bundle))
+    idle = spare(lambda lifter: isinstance(lifter.backend, TensorRTBackend) and not _obstacle(lifter.backend, bundle))
     if idle is not None:
         slot = cast(TensorRTBackend, idle.backend)
         yield "a refit of what stood by", partial(_refitted, bundle, lambda: slot)
     yield "its own engine", partial(Lifter, bundle, running.name, running.precision)
-    if _takes(running, bundle):
+    if not _obstacle(running, bundle):
         yield "a refit of the live plan", partial(_refitted, bundle, running.another)
     for engine in engines_of(live.bundle, running.name, running.precision):
         usable = obstacle(engine.facts, running.trt.version, running.cuda.gpu) is None
-        if usable and decide(engine.facts, live.bundle, bundle).refit:
-            opened = partial(TensorRTBackend, live.bundle, running.name, running.precision, running.capture)
-            yield f"a refit of {engine.path.name}", partial(_refitted, bundle, opened, engine=engine)
+        other = engine.path != running.attachment.path
+        if other and usable and decide(engine.facts, live.bundle, bundle).refit:
+            how = (live.bundle, running.name, running.precision, running.capture, None, engine)
+            yield f"a refit of {engine.path.name}", partial(_refitted, bundle, partial(TensorRTBackend, *how))
 
 
-def _takes(backend: TensorRTBackend, bundle: Bundle) -> bool:
-    return decide(backend.attachment.facts, backend.built_for, bundle).refit
+def _obstacle(backend: TensorRTBackend, bundle: Bundle) -> str | None:
+    """Why an engine does not take a version's weights; None: it may."""
+    facts = backend.attachment.facts
+    decision = decide(facts, backend.built_for, bundle)
+    return facts.get(FAILED) if decision.refit else decision.reason
 
 
-def _refitted(bundle: Bundle, opened: Callable[..., TensorRTBackend], **how: Attachment) -> Lifter:
+def _refitted(bundle: Bundle, open_slot: Callable[[], TensorRTBackend]) -> Lifter:
     """Put a version's weights into a slot; where they do not arrive it is closed, and its file not tried again."""
-    slot = opened(**how)
+    slot = open_slot()
     try:
         slot.refit(bundle)
         moved = prove(bundle, slot)
         log.info("%s refitted in place; %s", bundle.path.name, moved or "not compared: onnxruntime is not installed")
         return Lifter(bundle, slot)
-    except BaseException:
-        slot.attachment.facts["refittable"] = False  # else the next version would lose its spare to it, too
+    except BaseException as error:
+        slot.attachment.facts[FAILED] = f"it failed before: {error}"  # else the next version would lose its spare, too
         slot.close()
         raise

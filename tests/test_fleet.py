@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
+from edgelift.cli.refresh import _site_line
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session, save_session
 from edgelift.runtime.bundle import Bundle
@@ -272,6 +273,12 @@ def test_a_worker_killed_midway_costs_nothing_but_time(
         assert not list(registry.path.glob(".staging-*"))
     assert "3/3" in said
     assert "2 published, 1 failed, of 3 sites" in said.strip().splitlines()[-1]
+
+
+def test_a_site_whose_worker_died_too_often_is_told_like_the_others() -> None:
+    report = {"site": "hall", "how": "failed", "version": None, "why": "a crash", "host": None, "seconds": None}
+    assert _site_line(report) == "hall: failed (a crash)"
+    assert _site_line(report | {"host": "vm", "seconds": 3.2}) == "hall: failed (a crash), 3 s on vm"
 
 
 def test_a_cluster_that_is_none(base: Bundle, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, fields, replace
@@ -267,9 +268,10 @@ def _readable(paths: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
     sessions: dict[str, Path] = {}
     errors: list[str] = []
     found = find_sessions(paths)
+    names = Counter(path.stem for path in found)
     for path in found:
         try:
-            if path.stem in {other.stem for other in found if other != path}:
+            if names[path.stem] > 1:
                 raise EdgeliftError(str(path), "a name twice", "names that differ", "Rename one of them.")
             session = load_session(path)
             sessions[fingerprint([session], with_poses=False)] = path

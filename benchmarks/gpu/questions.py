@@ -198,13 +198,13 @@ def _beside(home: Path, flavour: str, precision: str) -> dict[str, Any]:
     new = load_bundle(home / OTHER)
     windows, cameras, _ = (array[:BATCHES] for array in reference(new))
     with _refittable(home, flavour, precision) as (backend, _), ThreadPoolExecutor(1) as beside:
-        live = Lifter(backend.bundle, backend)
+        live = Lifter(backend.built_for, backend)
         expected = [backend(windows[:n], cameras[:n]) for n in range(1, BATCHES + 1)]
         quiet, _ = _lifted_meanwhile(live, windows, cameras, expected, None)
         busy: list[float] = []
         seconds: list[float] = []
         moved, slot = 0.0, None
-        for bundle in (new, backend.bundle) * 4:
+        for bundle in (new, backend.built_for) * 4:
             backend.recapture()
             done = beside.submit(_opened_beside, bundle, live, slot)
             spent, far = _lifted_meanwhile(live, windows, cameras, expected, done)

@@ -49,9 +49,9 @@ class _Ready:
 class TensorRTBackend(Backend):
     """An engine of a bundle on the first GPU. flavour: tensorrt or rtx; capture=False enqueues without a CUDA graph.
 
-    Opening runs batch 1 once, so that what cannot run or be captured is told then. attachment: the engine's file;
-    bundle: the one whose weights it has now. cuda: None opens the GPU by pycuda; closed with the backend. engine: None
-    takes the first one of the bundle that can run here; plan: its contents, where they were read and verified before.
+    Opening runs batch 1 once, so that what cannot run or be captured is told then. attachment: the engine's file,
+    built_for the bundle whose weights that has. cuda: None opens the GPU by pycuda; closed with the backend. engine:
+    None takes the first one of the bundle that can run here; plan: its contents, where they were verified before.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TensorRTBackend(Backend):
         self.name, self.precision, self.capture = flavour, precision, capture
         self.provider = f"{TITLES[flavour]} {self.trt.version}" + ", CUDA graph" * capture
         self.cuda: Cuda = cuda or Pycuda()
-        self.built_for = self.bundle = bundle
+        self.built_for = bundle
         self.ready: OrderedDict[int, _Ready] = OrderedDict()
         try:
             self.attachment = engine or runnable_engine(bundle, flavour, precision, self.trt.version, self.cuda.gpu)
@@ -83,7 +83,7 @@ class TensorRTBackend(Backend):
     def _open(self) -> None:
         name = str(self.attachment.path)
         self.engine = open_engine(self.trt, self.plan, name)
-        self.tensors = check_tensors(self.trt, self.engine, self.bundle, name)
+        self.tensors = check_tensors(self.trt, self.engine, self.built_for, name)
         self.going_in = [name for name, (goes_in, _, _) in self.tensors.items() if goes_in]
         self.coming_out = [name for name in self.tensors if name not in self.going_in]
         self.max_batch: int = largest_batch(self.engine, self.going_in)
@@ -131,7 +131,6 @@ class TensorRTBackend(Backend):
             self.cuda.synchronise()
             self._forget_all()
             refit(EngineRefitter(self.trt, self.engine), weights, constants_of(new))
-            self.bundle = new
             self._prepared(1)
 
     def another(self) -> TensorRTBackend:

@@ -7,7 +7,7 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,6 @@ class Event:
     version: str
     previous: str | None
     at_s: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it is written, with JSON."""
-        return asdict(self)
 
     @classmethod
     def of_dict(cls, told: dict[str, Any]) -> Event:

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class LocalRegistry(Registry):
         """Append to the history: a record for people, which nothing depends on, so it may fail on a full disk."""
         path = self.path / HISTORY
         with suppress(OSError), path.open("a", encoding="utf-8") as file:
-            file.write("\n" * _cut_short(path) + json.dumps(event.to_dict()) + "\n")
+            file.write("\n" * _cut_short(path) + json.dumps(asdict(event)) + "\n")
 
 
 def _cut_short(path: Path) -> bool:

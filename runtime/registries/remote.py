@@ -24,6 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -201,7 +202,7 @@ class RemoteRegistry(Registry):
 
     def _append(self, event: Event, fits: Callable[[list[Event]], None]) -> None:
         """Append to the history that `fits` has looked at; where another came first, it looks at that, too."""
-        entry = _signed(event.to_dict())
+        entry = _signed(asdict(event))
         while True:
             events = self.history()
             fits(events)
