@@ -52,7 +52,7 @@ lint: $(VENV)/.installed .typing/edgelift
 
 $(VENV)/.installed: pyproject.toml constraints-3.11.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -c constraints-3.11.txt -e '.[train,cpu,rtx,stream,files,fleet,dev]'
+	$(PIP) -c constraints-3.11.txt -e '.[train,calibrate,cpu,rtx,stream,files,fleet,dev]'
 	touch $@
 
 # Rerun takes 700 MB, so the demo does without it
