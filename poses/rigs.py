@@ -1,211 +1,178 @@
-"""Rig files: the anipose TOML family and JSON collections of rigs; which folder belongs to which camera."""
+"""Rigs: camera files of any known kind read and written; which folder belongs to which camera."""
 
 from __future__ import annotations
 
-import json
-import re
-import sys
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-from edgelift.poses.cameras import Camera, Float64
+from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.files import replaced
+from edgelift.poses.formats.cameras import anipose, caliscope, easymocap, human36m, opencv, qualisys, rig_json
+from edgelift.poses.formats.cameras.checks import (
+    METRES_PER_UNIT,
+    CameraFile,
+    Size,
+    check_distances,
+    check_file,
+    check_names,
+    typical_distance,
+)
+from edgelift.poses.formats.cameras.filestorage import read_storage
+from edgelift.poses.formats.cameras.rotations import matrix_to_rotvec as matrix_to_rotvec
+from edgelift.poses.formats.cameras.rotations import rotvec_to_matrix as rotvec_to_matrix
+from edgelift.poses.formats.cameras.safe_xml import read_xml
+from edgelift.poses.formats.safe_pickle import load_pickle
+from edgelift.poses.formats.untrusted import load_json, load_toml
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-METRES_PER_UNIT = {"m": 1.0, "mm": 1e-3}
-PLAUSIBLE_DISTANCE_M = (0.3, 30.0)  # between the cameras of one rig; the usual mistake is a factor of 1000
-NOT_CAMERAS = ("metadata", "capture_volume", "charuco", "checkerboard")  # sections that Pose2Sim skips too
-
-
-def rotvec_to_matrix(rotvec: ArrayLike) -> Float64:
-    """(3,) Rodrigues vector in radians to the (3, 3) rotation matrix; exact at and near zero."""
-    x, y, z = vector = np.asarray(rotvec, np.float64)
-    angle = np.linalg.norm(vector)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    # sin(a) / a and (1 - cos(a)) / a^2 as sincs: no division by a small angle
-    half = np.sinc(angle / (2 * np.pi))
-    return np.asarray(np.eye(3) + np.sinc(angle / np.pi) * cross + 0.5 * half * half * (cross @ cross))
-
-
-def matrix_to_rotvec(matrix: ArrayLike) -> Float64:
-    """(3, 3) rotation matrix to its (3,) Rodrigues vector, angle in [0, pi] radians; stable near 0 and pi.
-
-    Goes over the quaternion, from its largest component (Shepperd 1978).
-    """
-    R = np.asarray(matrix, np.float64)
-    trace = np.trace(R)
-    # outer product of the quaternion w, x, y, z with itself, times 4: its fullest row is the least cancelled
-    products = np.empty((4, 4))
-    products[0, 0] = 1 + trace
-    products[0, 1:] = products[1:, 0] = R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]
-    products[1:, 1:] = R + R.T + (1 - trace) * np.eye(3)
-    quaternion = products[np.argmax(np.diag(products))]
-    quaternion = quaternion / np.linalg.norm(quaternion) * (-1 if quaternion[0] < 0 else 1)
-    sine = np.linalg.norm(quaternion[1:])
-    scale = 2.0 if sine < 1e-12 else 2 * np.arctan2(sine, quaternion[0]) / sine
-    return np.asarray(scale * quaternion[1:], np.float64)
+UNIT_NAMES = {"m": "metres", "mm": "millimetres"}
+WITH_NAMES = (".json", ".h5", ".hdf5", ".xml", ".pkl", ".pickle")  # these hold several rigs: FILE.json:NAME
+SHAPES = (
+    "FILE.toml or FILE.json:NAME, an OpenCV .yml, a .qca.txt, a folder of such .yml or of EasyMocap, or Human3.6M's "
+    "FILE:SUBJECT (.json, .h5, .xml, .pkl)"
+)
 
 
-def read_rig(source: str, units: str | None) -> tuple[Camera, ...]:
-    """Read the cameras of `FILE.toml` or of `FILE.json:NAME`, in file order, translations in metres.
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of camera file; unit: of its lengths where the format fixes it; fits: whether parsed content is of it."""
 
-    units: "m" or "mm", what the file's translations are in. A TOML file does not say, so it must be given there; JSON
-    rigs are metres by definition. EdgeliftError where the distances between the cameras contradict the unit.
+    name: str
+    unit: str | None
+    fits: Callable[[Any], bool]
+    read: Callable[[CameraFile], list[Camera]]
+
+
+def _any(_: Any) -> bool:
+    return True
+
+
+ANIPOSE = _Kind("a TOML of sections", None, anipose.is_anipose, anipose.read_anipose)
+CALISCOPE = _Kind("caliscope's camera_array.toml", "m", caliscope.is_caliscope, caliscope.read_caliscope)
+RIGS = _Kind("a rig in JSON", "m", rig_json.is_rig_json, rig_json.read_rig_json)
+KARFLY = _Kind("camera-parameters.json", "mm", human36m.is_karfly, human36m.read_karfly)
+VIDEOPOSE3D = _Kind("VideoPose3D's cameras", None, human36m.is_videopose3d, human36m.read_videopose3d_cameras)
+CAMERAS_H5 = _Kind("cameras.h5", "mm", _any, human36m.read_cameras_h5)
+METADATA = _Kind("Human3.6M's metadata.xml", "mm", human36m.is_metadata, human36m.read_metadata)
+MMPOSE = _Kind("MMPose's cameras.pkl", "m", human36m.is_mmpose, human36m.read_mmpose_cameras)
+QUALISYS = _Kind("a Qualisys calibration", "mm", qualisys.is_qualisys, qualisys.read_qualisys)
+OPENCV = _Kind("an OpenCV calibration", None, _any, opencv.read_opencv)
+OPENCV_FOLDER = _Kind("a folder of OpenCV calibrations", None, _any, opencv.read_opencv_folder)
+EASYMOCAP = _Kind("EasyMocap's intri.yml and extri.yml", None, _any, easymocap.read_easymocap)
+
+# by suffix: what parses the file, and the kinds that its content may be of
+_Loader = tuple[Callable[[Path], Any], tuple[_Kind, ...]]
+_XML: _Loader = (partial(read_xml, expected="a camera file in XML"), (QUALISYS, METADATA))
+_HDF5: _Loader = (Path, (CAMERAS_H5,))  # read as far as it is asked for
+_PICKLE: _Loader = (load_pickle, (MMPOSE,))
+_YAML: _Loader = (read_storage, (OPENCV,))
+LOADERS: dict[str, _Loader] = {
+    ".toml": (partial(load_toml, expected="a camera file in TOML"), (CALISCOPE, ANIPOSE)),
+    ".json": (partial(load_json, expected="a camera file in JSON"), (RIGS, KARFLY, VIDEOPOSE3D)),
+    **dict.fromkeys((".txt", ".xml"), _XML),
+    **dict.fromkeys((".h5", ".hdf5"), _HDF5),
+    **dict.fromkeys((".pkl", ".pickle"), _PICKLE),
+    **dict.fromkeys(opencv.SUFFIXES, _YAML),
+}
+
+
+def read_rig(source: str, units: str | None, size: Size | None = None) -> tuple[Camera, ...]:
+    """Read the cameras of a file, folder or `FILE:NAME` of any known kind, in file order, translations in metres.
+
+    units: "m" or "mm", what the file's translations are in; to be given where the format does not fix it, and refused
+    where it contradicts the format. size: (width, height) in pixels of all images, for files that do not hold it. The
+    kind is told by name and content. EdgeliftError where the distances between the cameras contradict the unit.
     """
     if units is not None and units not in METRES_PER_UNIT:
         raise EdgeliftError("--units", repr(units), "m or mm", "Give the unit of the rig's translations.")
-    path, _, name = source.rpartition(":")
-    if path.lower().endswith(".json"):
-        cameras = _read_json(Path(path), name, units)
-    elif source.lower().endswith(".toml"):
-        cameras = _read_toml(Path(source), units)
-    else:
-        raise EdgeliftError("rig", repr(source), "FILE.toml or FILE.json:NAME", "Name a file of one of these kinds.")
-    _check_names(source, cameras)
-    _check_distances(source, cameras, units or "m")
+    path, member = _split(source)
+    try:
+        kind, content = _recognise(path)
+    except OSError as error:  # a name that is too long, a folder that may not be listed
+        raise EdgeliftError(source, f"unreadable ({error})", SHAPES, "Check the path.") from error
+    if kind.unit is not None and units not in (None, kind.unit):
+        raise EdgeliftError(
+            f"{source}: --units", f"{units}", f"{kind.unit}: {kind.name} is in {UNIT_NAMES[kind.unit]} by definition",
+            "Leave --units out.",
+        )  # fmt: skip
+    unit = kind.unit or units
+    cameras = tuple(kind.read(CameraFile(path, member, content, size, METRES_PER_UNIT[unit or "m"])))
+    check_names(source, cameras)
+    if unit is None:
+        raise _unit_wanted(source, cameras)
+    check_distances(source, cameras, unit, fixed=kind.unit is not None)
     return cameras
 
 
-def _read_toml(path: Path, units: str | None) -> tuple[Camera, ...]:
-    if units is None:
-        raise EdgeliftError(
-            str(path), "no unit of length (the format has none)", "metres or millimetres, stated",
-            "Give --units m (Pose2Sim, caliscope) or --units mm (FreeMoCap, mostly anipose).",
-        )  # fmt: skip
-    try:
-        sections = tomllib.loads(_read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise EdgeliftError(str(path), f"invalid TOML ({error})", "a camera file", "Export it again.") from error
-    scale = METRES_PER_UNIT[units]
-    tables = {key: table for key, table in sections.items() if key not in NOT_CAMERAS}
-    return tuple(_toml_camera(f"{path} [{key}]", key, table, scale) for key, table in tables.items())
+def _split(source: str) -> tuple[Path, str]:
+    """Return the path and NAME of `FILE:NAME`, which only files that hold several rigs have."""
+    left, colon, name = source.rpartition(":")
+    return (Path(left), name) if colon and left.lower().endswith(WITH_NAMES) else (Path(source), "")
 
 
-def _toml_camera(where: str, key: str, table: Any, scale: float) -> Camera:
-    required = ("size", "matrix", "distortions", "rotation", "translation")
-    lacking = [k for k in required if not isinstance(table, dict) or k not in table]
-    if lacking:
-        raise EdgeliftError(
-            where, f"no {', '.join(lacking)}", f"a camera with {', '.join(required)}", "Export it again."
-        )
-    if table.get("fisheye", False):
-        raise EdgeliftError(
-            where, "fisheye = true", "a pinhole camera with up to 5 distortion coefficients",
-            "Undistort the videos of this camera first, or calibrate it without the fisheye model.",
-        )  # fmt: skip
-    return _camera(
-        where,
-        name=str(table.get("name", key)),
-        K=table["matrix"],
-        dist=table["distortions"],
-        R=rotvec_to_matrix(_numbers(where, "rotation", table["rotation"], (3,))),
-        t=_numbers(where, "translation", table["translation"], (3,)) * scale,
-        size=table["size"],
-    )
-
-
-def _read_json(path: Path, name: str, units: str | None) -> tuple[Camera, ...]:
-    if units == "mm":
-        raise EdgeliftError(f"{path}: --units", "mm", "m: rigs in JSON are metres by definition", "Leave --units out.")
-    try:
-        rigs = json.loads(_read_text(path))["rigs"]
-        known = list(rigs)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise EdgeliftError(str(path), f"no rigs ({error})", 'an object {"rigs": {...}}', "Check the file.") from error
-    if name not in known:
-        raise EdgeliftError(f"{path}: rig", repr(name), f"one of {', '.join(known)}", "Name one as FILE.json:NAME.")
-    cameras = []
-    for i, item in enumerate(rigs[name]):
-        where = f"{path} rig {name} camera {i}"
-        lacking = [k for k in ("id", "K", "dist", "R", "t", "size") if k not in item]
-        if lacking:
-            raise EdgeliftError(where, f"no {', '.join(lacking)}", "id, K, dist, R, t and size", "Complete it.")
-        cameras.append(_camera(where, str(item["id"]), item["K"], item["dist"], item["R"], item["t"], item["size"]))
-    return tuple(cameras)
-
-
-def _camera(where: str, name: str, K: Any, dist: Any, R: Any, t: Any, size: Any) -> Camera:
-    if not isinstance(dist, list) or len(dist) not in (4, 5):
-        raise EdgeliftError(
-            f"{where}: distortion", f"{dist}", "4 or 5 coefficients k1 k2 p1 p2 (k3)",
-            "Calibrate with OpenCV's standard model.",
-        )  # fmt: skip
-    coefficients = _numbers(where, "distortion", [*dist, 0.0][:5], (5,))
-    width, height = (round(float(v)) for v in _numbers(where, "size", size, (2,)))
-    rotation, translation = _numbers(where, "R", R, (3, 3)), _numbers(where, "t", t, (3,))
-    return Camera(name, _numbers(where, "K", K, (3, 3)), coefficients, rotation, translation, (width, height))
-
-
-def _numbers(where: str, field: str, value: Any, shape: tuple[int, ...]) -> Float64:
-    try:
-        array = np.array(value, np.float64)
-    except (TypeError, ValueError):
-        array = np.empty(0)
-    if array.shape != shape or not np.isfinite(array).all():
-        raise EdgeliftError(f"{where}: {field}", f"{value}", f"finite numbers of shape {shape}", "Correct the file.")
-    return array
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EdgeliftError(str(path), f"unreadable ({error})", "a rig file", "Check the path.") from error
-
-
-def _check_names(source: str, cameras: Sequence[Camera]) -> None:
-    names = [camera.name for camera in cameras]
-    if not names or len(set(names)) < len(names):
-        raise EdgeliftError(source, f"cameras {names}", "at least one, no name twice", "Give each camera its own name.")
-
-
-def _check_distances(source: str, cameras: Sequence[Camera], units: str) -> None:
-    apart = [float(np.linalg.norm(a.centre - b.centre)) for a, b in combinations(cameras, 2)]
-    low, high = PLAUSIBLE_DISTANCE_M
-    # a lone camera may well be the origin itself
-    distance = float(np.median(apart)) if apart else max(low, float(np.linalg.norm(cameras[0].centre)))
-    if low <= distance <= high:
-        return
-    other = "m" if units == "mm" else "mm"
-    in_other = distance * METRES_PER_UNIT[other] / METRES_PER_UNIT[units]
-    fits = low <= in_other <= high and not source.rpartition(":")[0].lower().endswith(".json")
-    what = "cameras are apart (median)" if apart else "camera is from the origin"
-    raise EdgeliftError(
-        source, f"{distance:.4g} m as the distance the {what}, read in {units}", f"{low} to {high} m",
-        f"Give --units {other}: the distance is {in_other:.4g} m then." if fits
-        else "Scale the calibration to metres: its unit is neither (a board square of length 1?).",
+def _unit_wanted(source: str, cameras: Sequence[Camera]) -> EdgeliftError:
+    distance = typical_distance(cameras)
+    return EdgeliftError(
+        source, f"no unit of length (the format has none): a distance of {distance:.4g} m if it is metres, "
+        f"{distance / 1000:.4g} m if millimetres", "metres or millimetres, stated",
+        "Give --units m (Pose2Sim, caliscope, EasyMocap) or --units mm (FreeMoCap, mostly anipose).",
     )  # fmt: skip
+
+
+def _recognise(path: Path) -> tuple[_Kind, Any]:
+    """Return the kind of a camera file or folder, and what it holds; EdgeliftError says what was seen instead."""
+    if path.is_dir():
+        return _recognise_folder(path), None
+    load, kinds = LOADERS.get(path.suffix.lower(), (None, ()))
+    if load is None:
+        raise EdgeliftError("rig", repr(str(path)), SHAPES, "Name a file of one of these kinds.")
+    check_file(path)
+    content = load(path)
+    for kind in kinds:
+        if kind.fits(content):
+            return kind, content
+    seen = getattr(content, "tag", None) or (list(content) if isinstance(content, dict) else type(content).__name__)
+    names = " or ".join(kind.name for kind in kinds)
+    raise EdgeliftError(str(path), reprlib.repr(seen), names, "Name a file of one of these kinds.")
+
+
+def _recognise_folder(path: Path) -> _Kind:
+    held = [name for name in easymocap.FILES if (path / name).is_file()]
+    if len(held) == len(easymocap.FILES):
+        return EASYMOCAP
+    if held or not opencv.opencv_files(path):
+        seen = ", ".join(sorted(child.name for child in islice(path.iterdir(), 10))) or "nothing"
+        raise EdgeliftError(
+            str(path), f"a folder with {seen}", f"{' and '.join(easymocap.FILES)}, or an OpenCV .yml a camera",
+            "Name the folder or the file that holds the cameras.",
+        )  # fmt: skip
+    return OPENCV_FOLDER
 
 
 def write_rig(cameras: Sequence[Camera], path: Path) -> None:
     """Write a Pose2Sim-style TOML: metres, Rodrigues vectors, 5 distortion coefficients; replaced as a whole."""
-    sections = "\n".join(_section(camera) for camera in cameras)
+    write_rig_as(cameras, path, "pose2sim")
+
+
+def write_rig_as(cameras: Sequence[Camera], path: Path, kind: str, units: str = "m") -> None:
+    """Write a TOML of a kind, `pose2sim` or `anipose` (FreeMoCap, caliscope), replaced as a whole.
+
+    units: of the translations, "m" or "mm"; Pose2Sim reads metres only. The file does not tell its unit.
+    """
+    if units not in METRES_PER_UNIT or (kind == "pose2sim" and units != "m"):
+        raise EdgeliftError("--units", repr(units), "m, or mm with anipose", "Choose the unit that the reader expects.")
+    if kind not in ("pose2sim", "anipose"):
+        raise EdgeliftError("kind of rig", repr(kind), "pose2sim or anipose", "Choose one that can be written.")
+    check_names(str(path), cameras)
+    as_anipose = kind == "anipose"
+    text = anipose.anipose_text(cameras, METRES_PER_UNIT[units]) if as_anipose else anipose.pose2sim_text(cameras)
     with replaced(path) as temporary:
-        temporary.write_text(f"{sections}\n[metadata]\nadjusted = false\nerror = 0.0\n", encoding="utf-8")
-
-
-def _section(camera: Camera) -> str:
-    quoted = json.dumps(camera.name, ensure_ascii=False)
-    key = camera.name if re.fullmatch(r"[A-Za-z0-9_-]+", camera.name) else quoted
-    fields = {
-        "size": [float(v) for v in camera.size],
-        "matrix": camera.K.tolist(),
-        "distortions": camera.dist.tolist(),
-        "rotation": matrix_to_rotvec(camera.R).tolist(),
-        "translation": camera.t.tolist(),
-    }
-    lines = [f"{name} = {value}" for name, value in fields.items()]
-    return "\n".join([f"[{key}]", f"name = {quoted}", *lines, "fisheye = false", ""])
+        temporary.write_text(text, encoding="utf-8")
 
 
 def match_views(

@@ -79,9 +79,18 @@ def test_bad_cameras_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EdgeliftError, match="rotation"):
         read_rig(_toml(tmp_path / "d.toml", extra=extra.replace("rotation = [0.0, ", "rotation = [")), "m")
     with pytest.raises(EdgeliftError, match=r"FILE\.toml or FILE\.json:NAME"):
-        read_rig(str(tmp_path / "a.yaml"), "m")
+        read_rig(str(tmp_path / "a.csv"), "m")
     with pytest.raises(EdgeliftError, match="unreadable"):
         read_rig(str(tmp_path / "none.toml"), "m")
+
+
+def test_sections_of_matrices_are_no_cameras_but_unfinished_ones_are_told(tmp_path: Path) -> None:
+    world = f"[world]\nmatrix = {np.eye(4).tolist()}\nrotation = [0.0, 0.0, 0.0]\ntranslation = [0.0, 0.0, 0.0]\n"
+    cameras = read_rig(_toml(tmp_path / "a.toml", extra=world), "m")
+    assert [c.name for c in cameras] == ["cam_10", "cam_2"]
+    for unfinished in ("[cam_3]\n", "[left]\n", "[cam_3]\nmatrix = [[1.0]]\n", "[left]\nsize = [1920, 1080]\n"):
+        with pytest.raises(EdgeliftError, match=r"\[(cam_3|left)\].*no .*translation"):
+            read_rig(_toml(tmp_path / "a.toml", extra=unfinished), "m")
 
 
 def test_json_rig_is_metres_by_definition(tmp_path: Path) -> None:
