@@ -19,7 +19,9 @@ def simulate(
     motion: Annotated[Path | None, typer.Option(help="Motion .npz; without it an embedded person moves.")] = None,
     split: Annotated[str | None, typer.Option(help="Only clips of this split of the motion file.")] = None,
     exclude_subjects: Annotated[list[str] | None, typer.Option(help="Leave these subjects out (repeatable).")] = None,
-    rig: Annotated[str | None, typer.Option(help="FILE.json:NAME or FILE.toml; without it an embedded rig.")] = None,
+    rig: Annotated[
+        str | None, typer.Option(help="A camera file or folder, or FILE:NAME; without it an embedded rig.")
+    ] = None,
     units: Units = None,
     cameras: Annotated[str | None, typer.Option(help="Use these cameras: numbers or names, comma-separated.")] = None,
     fps: float = 20.0,
@@ -60,63 +62,6 @@ def simulate(
         raise EdgeliftError(f"{motion}", "no clip as long as a session", "clips of 2 s or more", "Name another motion.")
     result = {"sessions": sessions, "frames": frames, "cameras": [c.name for c in filmed], "output": str(output)}
     finish(result, as_json, f"{sessions} sessions, {frames} multi-view frames, {len(filmed)} cameras -> {output}/")
-
-
-@app.command(
-    epilog="Example: edgelift convert BalancingTrial --format openpose --cameras Calib.toml --units m "
-    "--skeleton body25b --fps 60 -o balancing.npz"
-)
-def convert(
-    source: Annotated[Path, typer.Argument(help="What the detector wrote.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Session file, or directory (videopose3d).")],
-    format_: Annotated[Literal["openpose", "pose2d", "videopose3d"], typer.Option("--format")],
-    skeleton: Annotated[str | None, typer.Option(help="Skeleton the file was written in; pose2d says it.")] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames a second of the recording; pose2d has times.")] = None,
-    cameras: Annotated[
-        str | None, typer.Option(help="Rig: FILE.toml or FILE.json:NAME; videopose3d fills in {subject}.")
-    ] = None,
-    units: Units = None,
-    view: Annotated[list[str] | None, typer.Option(help="FOLDER=CAMERA where the names do not match.")] = None,
-    select: Annotated[str | None, typer.Option(help="Only these cameras of the rig, comma-separated.")] = None,
-    size: Annotated[str | None, typer.Option(help="Without --cameras: WIDTHxHEIGHT of the images.")] = None,
-    poses: Annotated[Path | None, typer.Option(help="videopose3d: the 3D file, if there is one.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Turn detector files into sessions; says which people were discarded."""
-    from edgelift.poses.conversion import convert_openpose, convert_pose2d, convert_videopose3d
-
-    told = {"--skeleton": skeleton, "--fps": fps}
-    foreign: dict[str, Any] = {"--view": view, "--select": select, "--size": size}
-    if format_ != "videopose3d":
-        foreign = {"--poses": poses} | (told if format_ == "pose2d" else {})
-    unused = [flag for flag, value in foreign.items() if value not in (None, [])]
-    if unused:
-        raise EdgeliftError(", ".join(unused), f"--format {format_}", "the format that knows it", "Leave it out.")
-    if format_ == "pose2d":
-        result, lines = convert_pose2d(source, output, cameras, units, view or [], select, size)
-    elif skeleton is None or fps is None:
-        lacking = ", ".join(flag for flag, value in told.items() if value is None)
-        raise EdgeliftError(
-            lacking, "nothing", f"what the {format_} files were made with", "They do not say it: add it."
-        )
-    elif format_ == "openpose":
-        result, lines = convert_openpose(source, output, skeleton, fps, cameras, units, view or [], select, size)
-    else:
-        result, lines = convert_videopose3d(source, output, skeleton, fps, cameras, units, poses)
-    finish(result, as_json, *lines)
-
-
-@app.command(epilog="Example: edgelift triangulate balancing.npz -o balancing.trc")
-def triangulate(
-    session: Annotated[Path, typer.Argument(help="A multi-view session.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="x.trc, or x.npz (the session with poses).")],
-    as_json: Json = False,
-) -> None:
-    """Triangulate a session's views into world poses."""
-    from edgelift.poses.conversion import triangulate_session
-
-    result, lines = triangulate_session(session, output)
-    finish(result, as_json, *lines)
 
 
 @app.command(epilog="Example: edgelift train sessions/train --validate sessions/test --epochs 40 -o runs/first")

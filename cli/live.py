@@ -40,7 +40,7 @@ def lift(
         ),
     ] = None,
     cameras: Annotated[
-        str | None, typer.Option(help="FILE.toml or FILE.json:NAME; streams are called as its cameras are.")
+        str | None, typer.Option(help="Rig: a camera file or folder, or FILE:NAME; streams are called as its cameras.")
     ] = None,
     units: Units = None,
     camera: Annotated[

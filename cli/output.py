@@ -30,11 +30,13 @@ say = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
 Sessions = Annotated[list[Path], typer.Argument(help="Session files (.npz), or directories of them.")]
-Units = Annotated[Literal["m", "mm"] | None, typer.Option(help="Unit of the camera file's translations.")]
+Units = Annotated[Literal["m", "mm"] | None, typer.Option(help="Of the rig, where its format does not fix it.")]
 
 SECONDS_A_LINE = 10.0  # between progress lines where no bar can be drawn
 TRAIN_MODULES = ("torch", "safetensors", "onnx", "onnxscript", "matplotlib")
-EXTRAS = dict.fromkeys(TRAIN_MODULES, "train") | {"onnxruntime": "cpu", "zmq": "stream", "msgpack": "stream"}
+EXTRAS = dict.fromkeys(TRAIN_MODULES, "train") | {
+    "onnxruntime": "cpu", "zmq": "stream", "msgpack": "stream", "c3d": "files", "h5py": "files", "scipy": "calibrate",
+}  # fmt: skip
 
 
 def main() -> None:

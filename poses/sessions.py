@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from edgelift.poses.cameras import Camera, triangulate
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.files import replaced
+from edgelift.poses.formats.untrusted import check_archive, check_npy, check_texts, to_real
 from edgelift.poses.skeletons import Skeleton, check_joints, convert, convert_poses, skeleton
 
 FORMAT_VERSION = 1
+MOST_STEPS = 2.5  # of the usual time between frames: across a longer gap nobody knows where a joint was
 PosesSource = Literal["truth", "triangulation"]
 
 
@@ -28,7 +28,7 @@ class Session:
 
     keypoints float32 (views, frames, joints, 3): raw pixels x, y and confidence in [0, 1]; missing is NaN, NaN, 0.
     timestamps float64 (frames,) seconds, strictly rising. cameras: one a view, or None where no rig is known yet.
-    time_offset_s float64 (views,): what to add to a view's clock, zero where synchronised.
+    time_offset_s float64 (views,): what to add to a view's clock, zero where synchronised (`synchronised` resamples).
     image_sizes: (width, height) a view, where there is no rig to say it. poses float32 (frames, joints, 3) world
     metres, NaN where unknown, or None: not read by label-free training. poses_source: truth, or triangulated.
     """
@@ -57,19 +57,32 @@ class Session:
         return self.cameras
 
     def check_synchronised(self) -> None:
-        """EdgeliftError where views are to be shifted in time: what compares them does not do that yet."""
+        """EdgeliftError where views are still to be shifted in time."""
         if self.time_offset_s.any():
             raise EdgeliftError(
                 f"session {self.name}: time_offset_s", f"{self.time_offset_s.tolist()}", "zeros: synchronised views",
-                "Resample the views to one clock before converting them.",
+                "Resample the views to one clock: session.synchronised().",
             )  # fmt: skip
+
+    def synchronised(self) -> Session:
+        """Return the session with every view resampled to the common timeline, and no offsets left.
+
+        A view's keypoints are interpolated linearly between its two frames around a moment; a joint that is missing in
+        either, or frames further apart than MOST_STEPS of the usual step, make it missing.
+        """
+        if not self.time_offset_s.any():
+            return self
+        views = [
+            _resampled(view, self.timestamps, self.timestamps - offset)
+            for view, offset in zip(self.keypoints, self.time_offset_s, strict=True)
+        ]
+        return replace(self, keypoints=np.stack(views), time_offset_s=np.zeros(len(views)))
 
     def triangulate(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """World poses (frames, joints, 3) in metres from all views, and residuals (views, frames, joints) in pixels."""
         if len(self.rig) < 2:
             raise EdgeliftError(f"session {self.name}", "one camera", "two or more", "Convert a multi-view recording.")
-        self.check_synchronised()
-        return triangulate(self.keypoints, self.rig)
+        return triangulate(self.synchronised().keypoints, self.rig)
 
     def size(self, view: int) -> tuple[int, int] | None:
         """(width, height) of a view's images in pixels, None where nobody said."""
@@ -113,6 +126,27 @@ class Session:
             poses=None if self.poses is None else convert_poses(self.poses, self.skeleton, target).astype(np.float32),
             skeleton=target,
         )
+
+
+def _resampled(
+    keypoints: NDArray[np.float32], times: NDArray[np.float64], wanted: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Keypoints (frames, joints, 3) of one view at other moments (frames,), its own clock's seconds."""
+    if len(times) < 2:
+        return clean_keypoints(np.zeros_like(keypoints))
+    before = np.clip(np.searchsorted(times, wanted, side="right") - 1, 0, len(times) - 2)
+    step = times[before + 1] - times[before]
+    part = (wanted - times[before]) / step
+    # a moment that a frame was taken at needs no second frame
+    part = np.where(np.abs(part - part.round()) < 1e-6, part.round(), part)
+    inside = (part >= 0) & (part <= 1) & (step <= MOST_STEPS * np.median(np.diff(times)))
+    share = part[:, None, None].astype(np.float32)
+    first, second = keypoints[before], keypoints[before + 1]
+    mixed = np.where(share == 0, first, np.where(share == 1, second, (1 - share) * first + share * second))
+    weaker = np.minimum(first[..., 2], second[..., 2])
+    mixed[..., 2] = np.where(share[..., 0] == 0, first[..., 2], np.where(share[..., 0] == 1, second[..., 2], weaker))
+    mixed[~inside] = 0
+    return clean_keypoints(mixed)
 
 
 def clean_keypoints(keypoints: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -217,11 +251,25 @@ def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
         raise EdgeliftError(str(path), "no such file", "an .npz file", "Check the path.")
     try:
-        # opened here: numpy leaves its own handle open when the archive turns out to be broken
-        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
-        raise EdgeliftError(str(path), f"an unreadable archive ({error})", "a whole .npz", remedy) from error
+        with zipfile.ZipFile(path) as archive:
+            check_archive(path, archive)
+            members = archive.infolist()
+            return {member.filename.removesuffix(".npy"): _read_member(archive, member) for member in members}
+    except EdgeliftError:
+        raise
+    except Exception as error:  # a damaged archive can raise nearly anything
+        received = f"an unreadable archive ({type(error).__name__}: {error})"
+        raise EdgeliftError(str(path), received, "a whole .npz", remedy) from error
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[np.generic]:
+    with archive.open(member) as stream:
+        check_npy(stream, member.file_size)
+    with archive.open(member) as stream:
+        array: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
+        stream.read()  # to the end, where the checksum is compared
+    check_texts(array)
+    return array
 
 
 def load_session(path: Path) -> Session:
@@ -236,7 +284,7 @@ def _read(path: Path, a: Mapping[str, NDArray[Any]]) -> Session:
         raise EdgeliftError(
             str(path), f"no {', '.join(lacking)}", "a session file", "Make one with `edgelift convert`."
         )
-    if a.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+    if not np.array_equal(a.get("format_version", FORMAT_VERSION), FORMAT_VERSION):
         received, expected = f"format_version {a['format_version']}", f"{FORMAT_VERSION}"
         raise EdgeliftError(str(path), received, expected, "Read it with the edgelift that wrote it.")
     try:
@@ -252,15 +300,15 @@ def _from_arrays(path: Path, a: Mapping[str, NDArray[Any]]) -> Session:
     sizes = tuple((int(w), int(h)) for w, h in a["camera_size"]) if "camera_size" in a else None
     cameras = _load_cameras(path, a, names, sizes)
     return Session(
-        keypoints=np.asarray(a["keypoints"], np.float32),
-        timestamps=np.asarray(a["timestamps"], np.float64),
+        keypoints=to_real(f"{path}: keypoints", a["keypoints"], np.float32),
+        timestamps=to_real(f"{path}: timestamps", a["timestamps"], np.float64),
         camera_names=names,
         cameras=cameras,
         skeleton=skeleton(str(a["skeleton"])),
-        time_offset_s=np.asarray(a["time_offset_s"], np.float64),
+        time_offset_s=to_real(f"{path}: time_offset_s", a["time_offset_s"], np.float64),
         subject=str(a["subject"]),
         action=str(a["action"]),
-        poses=np.asarray(a["poses"], np.float32) if "poses" in a else None,
+        poses=to_real(f"{path}: poses", a["poses"], np.float32) if "poses" in a else None,
         poses_source=str(a.get("poses_source", "truth")),  # type: ignore[arg-type]  # validated with the rest
         image_sizes=sizes if cameras is None else None,
         name=path.stem,
@@ -278,7 +326,7 @@ def _load_cameras(
         raise EdgeliftError(
             str(path), f"cameras with {present}", f"{keys} and camera_size, {len(names)} of each", "Convert it again."
         )
-    columns = [np.asarray(a[k], np.float64) for k in keys]
+    columns = [to_real(f"{path}: {k}", a[k], np.float64) for k in keys]
     return tuple(Camera(*row) for row in zip(names, *columns, sizes, strict=True))
 
 
@@ -297,7 +345,10 @@ def find_sessions(paths: Iterable[Path]) -> list[Path]:
 
 
 class SessionFiles(Sequence[Session]):
-    """The sessions of files and directories, loaded each time they are asked for: recordings may outgrow memory."""
+    """The sessions of files and directories, loaded each time they are asked for: recordings may outgrow memory.
+
+    Views come resampled to one clock (`Session.synchronised`).
+    """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.paths = find_sessions(paths)
@@ -307,10 +358,10 @@ class SessionFiles(Sequence[Session]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [load_session(path) for path in self.paths[index]]
-        return load_session(self.paths[index])
+            return [load_session(path).synchronised() for path in self.paths[index]]
+        return load_session(self.paths[index]).synchronised()
 
 
 def load_sessions(paths: Iterable[Path]) -> list[Session]:
-    """Load every session of the files and directories."""
-    return [load_session(path) for path in find_sessions(paths)]
+    """Load every session of the files and directories, views resampled to one clock."""
+    return list(SessionFiles(paths))

@@ -36,7 +36,7 @@ class LiftSettings:
 
     bundle: a bundle or a registry, by path or URL. sources: `-`, addresses, or paths of what is replayed; sinks: see
     open_sink.
-    cameras: a rig file (FILE.toml or FILE.json:NAME) with units m or mm; fuse: the same, and its views are made one.
+    cameras: a rig as `read_rig` takes it, with its units, m or mm; fuse: the same, and its views are made one.
     camera: of replayed files, the views to lift; of live sources, the one camera that all streams come from.
     skeleton, fps: of a folder of OpenPose files. rate: of replayed files, 1 as recorded, None at once, which lifts
     every frame. every: no frame is left out. follow: take up what the registry publishes, as `swap` says.

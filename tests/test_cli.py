@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelift.poses.rigs import write_rig
+from edgelift.cli.output import EXTRAS
+from edgelift.poses.rigs import read_rig, write_rig
 from edgelift.poses.sessions import Session, load_session, save_session
 from edgelift.poses.studio import studio_rig
 
 from .conftest import FORBID_TRAINING, make_sessions, wobbling_person
+from .test_other_formats import dlc, sleap
 
 LATENCY = {"p50", "p90", "p99", "p99_9", "max"}
 EVALUATE_KEYS = {
@@ -134,7 +137,7 @@ def test_triangulate_writes_trc_and_npz(home: Path, one: Path, tmp_path: Path) -
 VERBS = (
     "simulate", "convert", "triangulate", "train", "export", "calibrate ranges", "build", "inspect", "refit", "bench",
     "doctor", "detect", "lift", "view", "evaluate", "demo", "adapt", "watch", "registry list", "registry show",
-    "registry diff", "registry rollback", "registry prune",
+    "registry diff", "registry rollback", "registry prune", "check",
 )  # fmt: skip
 
 
@@ -334,6 +337,9 @@ def test_flags_out_of_range_or_without_effect_are_refused(
     assert "sessions there already" in told("simulate", "-o", home / "sessions")
     convert = ("convert", tmp_path, "--skeleton", "coco17", "--fps", 30, "-o", out, "--cameras", "x.toml")
     assert "--poses: received --format openpose" in told(*convert, "--format", "openpose", "--poses", "nonsense.npz")
+    assert "--joints: received --format coco" in told(*convert, "--format", "coco", "--joints", "x.toml")
+    assert "--to: received --format mmpose" in told(*convert, "--format", "mmpose", "--to", "trc")
+    assert "--skeleton, --fps, --cameras: received" in told(*convert, "--format", "session", "--to", "trc")
     assert "--view: received" in told(*convert, "--format", "videopose3d", "--view", "a=b")
     assert not run.exists()
     assert not out.exists()
@@ -408,6 +414,77 @@ def test_a_recording_without_a_rig_or_with_more_cameras_than_views_converts(reco
     rig = ("--cameras", recording / "Calib.toml", "--units", "m", "--select", "cam_02,cam_04")
     edgelift(*source, *rig, "-o", tmp_path / "two.npz")
     assert load_session(tmp_path / "two.npz").camera_names == ("cam_02", "cam_04")
+
+
+def test_what_is_not_stated_is_asked_for_with_what_the_files_tell(recording: Path, tmp_path: Path) -> None:
+    bare = ("convert", recording / "BalancingTrial", "--format", "openpose", "-o", tmp_path / "no.npz")
+    asked = refused(*bare)
+    assert "25 joints (body25 or body25b)" in asked
+    assert "cam01_json 100 frames numbered 0 to 99" in asked
+    stated = ("--skeleton", "body25b", "--fps", 60, "--cameras", recording / "Calib.toml")
+    unit = refused(*bare, *stated)
+    assert "5.626 m" in unit
+    assert "0.005626 m" in unit
+    assert not (tmp_path / "no.npz").exists()
+
+
+@pytest.mark.parametrize("form", ["deeplabcut", "sleap"])
+def test_trackers_joint_names_are_told_where_the_skeleton_is_not_stated(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people, parts = np.full((6, 1, 3, 3), 0.5), ["snout", "L hip", "tail"]
+    if form == "deeplabcut":
+        source = dlc(tmp_path / "cam1.csv", people, parts)
+    else:
+        source = sleap(tmp_path / "cam1.h5", people, parts, ("frame", "track", "node", "xy"), True)
+    told = stopped(capsys, monkeypatch, "convert", source, "--format", form, "-o", tmp_path / "no.npz")
+    assert "--skeleton, --fps: received nothing" in told
+    assert "3 joints (none that is known); named snout, L hip, tail; cam1 6 frames numbered 0 to 5" in told
+    assert not (tmp_path / "no.npz").exists()
+
+
+def test_people_of_an_earlier_run_are_not_mixed_with_new_ones(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = tmp_path / "t[1]_7.npz"
+    for kept in ("t[1].npz", "t[1]_x.npz", "t1_1.npz", "t[1]_1_1.npz"):
+        (tmp_path / kept).touch()  # of other names
+    words = (*converting(recording, tmp_path / "t[1].npz"), "--people", "all")
+    taken.write_bytes(b"of another run")
+    told = stopped(capsys, monkeypatch, *words)
+    assert "received 1 sessions of such names that are there already (t[1]_7.npz)" in told
+    assert taken.read_bytes() == b"of another run"
+    assert len(list(tmp_path.iterdir())) == 5
+    taken.unlink()
+    sessions = [Path(person["session"]).name for person in as_json(*words)["people"]]
+    assert sessions == ["t[1]_1.npz", "t[1]_2.npz"]  # somebody passes by
+
+
+def test_the_documented_table_of_formats_is_what_the_commands_do() -> None:
+    pytest.importorskip("c3d")
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "calibration" / "formats.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    result = json.loads(done.stdout)
+    wrong = [row for row in result["table"] if not row["ok"]]
+    assert (done.returncode, result["known_otherwise"], wrong) == (0, {}, [])
+    assert sum(row["largest"] is not None for row in result["table"]) == 9
+
+
+def test_a_missing_package_is_named_with_the_extra_that_has_it() -> None:
+    project = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text()
+    extras = project.partition("[project.optional-dependencies]")[2].partition("[project.scripts]")[0]
+    for module, extra in EXTRAS.items():
+        (listed,) = re.findall(rf"(?m)^{extra} = (\[.*\])", extras)
+        assert re.search(rf'"(py)?{module}[>=]', listed), module
+
+
+def test_a_camera_file_becomes_another(recording: Path, tmp_path: Path) -> None:
+    words = ("convert", recording / "Calib.toml", "--format", "cameras", "--units", "m", "-o", tmp_path / "rig.toml")
+    assert as_json(*words)["cameras"] == ["cam_01", "cam_02", "cam_03", "cam_04"]
+    ours, theirs = (read_rig(str(path), "m") for path in (tmp_path / "rig.toml", recording / "Calib.toml"))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one.R, other.R, atol=1e-9)
+        np.testing.assert_allclose(one.t, other.t, atol=1e-9)
 
 
 def test_a_reader_that_leaves_is_one_message(home: Path, one: Path) -> None:

@@ -69,7 +69,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     _write(tmp_path / "json", 7).write_text('{"people": [')
     error("_7_keypoints.json: received malformed JSON", "json")
     _write(tmp_path / "list", 7).write_text("[]")
-    error("_7_keypoints.json: received malformed JSON", "list")
+    error("_7_keypoints.json: received a list", "list")
     (_write(tmp_path / "twice", 7).parent / "other_07.json").write_text('{"people": []}')
     error("frame number of", "twice")
     _write(tmp_path / "stamps", 0)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgelift.poses.conversion import convert_pose2d
+from edgelift.poses.conversion import Conversion, convert
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.pose2d import FAR_PX, Pose2d, parse_message, read_pose2d
 from edgelift.poses.recordings import Recording, View
@@ -348,7 +348,8 @@ def filmed(tmp_path: Path) -> tuple[Session, Path]:
 
 def test_files_of_detections_become_the_session_of_the_person_all_views_see(filmed: tuple[Session, Path]) -> None:
     session, home = filmed
-    facts, _ = convert_pose2d(home / "takes", home / "take.npz", str(home / "rig.toml"), "m", [])
+    rig = str(home / "rig.toml")
+    facts, _ = convert(Conversion(home / "takes", home / "take.npz", "pose2d", cameras=rig, units="m"))
     assert (facts["views"], facts["frames"]) == session.keypoints.shape[:2]
     converted = load_session(home / "take.npz")
     assert np.array_equal(converted.keypoints, session.keypoints, equal_nan=True)
@@ -375,8 +376,8 @@ def test_without_a_rig_the_size_is_asked_for(filmed: tuple[Session, Path]) -> No
     session, home = filmed
     one = home / "takes" / f"{session.camera_names[0]}.jsonl"
     with pytest.raises(EdgeliftError, match="--cameras"):
-        convert_pose2d(one, home / "take.npz", None, None, [])
-    convert_pose2d(one, home / "take.npz", None, None, [], size="1088x1920")
+        convert(Conversion(one, home / "take.npz", "pose2d"))
+    convert(Conversion(one, home / "take.npz", "pose2d", size="1088x1920"))
     converted = load_session(home / "take.npz")
     assert converted.cameras is None
     assert converted.size(0) == (1088, 1920)

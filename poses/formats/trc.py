@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.files import replaced
 from edgelift.poses.formats.blocks import Poses, blocks
+from edgelift.poses.formats.untrusted import read_text
 
 Float64 = NDArray[np.float64]
 
@@ -105,12 +106,7 @@ def _cell(value: float) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise EdgeliftError(str(path), "no such file", "a .trc file", "Check the path.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise _malformed(path, "bytes that are not text", "tab-separated text") from error
+    lines = read_text(path, "a .trc file, tab-separated text").split("\n")
     if len(lines) <= HEADER_LINES or not lines[0].startswith("PathFileType"):
         raise _malformed(path, f"a first line {lines[0][:40]!r}", "PathFileType and four more header lines")
     return lines
@@ -123,7 +119,7 @@ def _numbers(path: Path, index: int, line: str, width: int) -> list[float]:
     try:
         return [float(cell) if cell else math.nan for cell in cells[:width]]
     except ValueError as error:
-        raise _malformed(path, f"line {index + 1}: {error}", "numbers or empty cells") from error
+        raise _malformed(path, f"line {index + 1}: {error!s:.80}", "numbers or empty cells") from error
 
 
 def _malformed(path: Path, received: str, expected: str) -> EdgeliftError:
