@@ -1,0 +1,103 @@
+"""How well keypoints tell a rig: covariance of the cameras, in the frame in which rigs are compared.
+
+A rig from keypoints has no place, turn and size of its own. Its covariance is given in the frame in which its centres
+are aligned with the true ones (a similarity, least squares), so that it foretells what a comparison will show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgelift.calibration.bundle import CLOCK, FOCAL, PLACE, TURN, Bundle, Cameras, Float64, linear_system
+
+BLOCK_S = (
+    0.25  # a detector's errors last about this long: sums over blocks tell how much less than their number they say
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """Covariance of turn (rad) and centre (units of the rig) of every camera, and standard deviations by camera.
+
+    centre (views, 3, 3); turn (views, 3, 3); focal (views,) standard deviation of its logarithm, zero where it was
+    given; clock (views,) seconds, zero where it was given; inflation: how many times the variance is larger for errors
+    that last.
+    """
+
+    centre: Float64
+    turn: Float64
+    focal: Float64
+    clock: Float64
+    inflation: float
+
+
+def uncertainty(bundle: Bundle, given: Cameras, frame_s: float) -> Uncertainty:
+    """Estimate the covariance of an adjusted rig (sandwich estimator, clustered by frame; Huber 1967, White 1982).
+
+    given: the cameras whose intrinsics the priors are at; frame_s: seconds between frames.
+    """
+    system = linear_system(bundle, given)
+    S = system.reduced()[0]
+    scores = system.scores()
+    free = system.free
+    bread = _aligned(bundle.cameras, free) @ _inverse(S) / _efficiency(bundle)
+    by_frame, by_block = (_sums(scores, bundle.sightings.frame // n) for n in (1, max(1, round(BLOCK_S / frame_s))))
+    covariance = bread @ (by_frame.T @ by_frame) @ bread.T
+    lasting = np.trace(bread @ (by_block.T @ by_block) @ bread.T) / max(np.trace(covariance), 1e-30)
+    inflation = max(1.0, float(lasting))
+    blocks = (inflation * covariance).reshape(len(given), len(free), len(given), len(free))
+    own = np.stack([blocks[v, :, v, :] for v in range(len(given))])
+    return Uncertainty(
+        centre=own[:, PLACE, PLACE], turn=own[:, TURN, TURN], focal=_sd(own, free, FOCAL), clock=_sd(own, free, CLOCK),
+        inflation=inflation,
+    )  # fmt: skip
+
+
+def _sd(blocks: Float64, free: np.ndarray, parameter: int) -> Float64:  # type: ignore[type-arg]
+    """(views,) standard deviation of one parameter, zero where it was given."""
+    place = np.flatnonzero(free == parameter)
+    return np.sqrt(blocks[:, place[0], place[0]]) if len(place) else np.zeros(len(blocks))
+
+
+def _sums(scores: Float64, group: np.ndarray) -> Float64:  # type: ignore[type-arg]
+    _, index = np.unique(group, return_inverse=True)
+    sums = np.zeros((index.max() + 1, scores.shape[1]))
+    np.add.at(sums, index, scores)
+    return sums
+
+
+def _inverse(S: Float64) -> Float64:
+    """Pseudo-inverse without the seven directions that move nothing."""
+    scale = 1 / np.sqrt(np.maximum(np.diag(S), 1e-12))
+    values, vectors = np.linalg.eigh(S * scale[:, None] * scale)
+    kept = values > 1e-8 * values[-1]
+    kept[:7] = False
+    inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
+    return np.asarray(inverse * scale[:, None] * scale)
+
+
+def _efficiency(bundle: Bundle) -> float:
+    """What the curvature of the likelihood is to the weights that stand for it in the normal equations."""
+    noise = bundle.noise
+    squared = (bundle.residuals()[bundle.counted] ** 2).sum(-1) / noise.scale_px**2
+    weights = noise.weights(squared)
+    return float((weights * (1 - weights * squared / (noise.tail + 2))).mean() / weights.mean())
+
+
+def _aligned(cameras: Cameras, free: np.ndarray) -> Float64:  # type: ignore[type-arg]
+    """(m, m) projection of a change of all cameras to the same change after the centres were aligned."""
+    p = len(free)
+    tangent = np.zeros((len(cameras), p, 7))  # what turning (3), moving (3) and growing (1) the world does
+    for v, camera in enumerate(cameras):
+        x, y, z = camera.centre
+        tangent[v, TURN, :3] = -camera.R
+        tangent[v, PLACE, :3] = [[0, z, -y], [-z, 0, x], [y, -x, 0]]
+        tangent[v, PLACE, 3:6] = np.eye(3)
+        tangent[v, PLACE, 6] = camera.centre
+    of_centres = tangent.copy()
+    of_centres[:, TURN] = 0
+    tangent, of_centres = tangent.reshape(-1, 7), of_centres.reshape(-1, 7)
+    # two cameras leave the turn about their connecting line open: the least change is taken
+    return np.asarray(np.eye(len(tangent)) - tangent @ np.linalg.pinv(of_centres.T @ tangent) @ of_centres.T)
