@@ -86,23 +86,24 @@ def choose_person(recording: Recording, cameras: tuple[Camera, ...] | None) -> t
     RESIDUAL_LIMIT_MRAD is missing in that frame, and so is a frame without two agreeing views. Otherwise it is, in each
     view, the largest person along the smoothest path: views may then disagree on who that is.
     """
-    _check_views(recording, cameras)
-    timestamps, rows = _common_timeline(recording.views)
+    check_views(recording, cameras)
+    timestamps, rows = common_timeline(recording.views)
     people = [_stack_people(v, row, recording.skeleton) for v, row in zip(recording.views, rows, strict=True)]
     if not any((p[..., 2] > 0).any() for p in people):
-        raise _nobody(recording, "no person in any frame")
+        raise nobody(recording, "no person in any frame")
     if cameras is not None and len(cameras) > 1:
         how = f"least residual across {len(cameras)} views, at most {RESIDUAL_LIMIT_MRAD:g} mrad, continuous in time"
         picks = _follow_across_views(people, cameras)
         if not (picks >= 0).any():
-            raise _nobody(recording, f"no person on whom two views agree within {RESIDUAL_LIMIT_MRAD:g} mrad")
+            raise nobody(recording, f"no person on whom two views agree within {RESIDUAL_LIMIT_MRAD:g} mrad")
     else:
         reason = "one view" if len(people) == 1 else "no rig, so views were not compared"
         how = f"largest and most continuous in each view ({reason})"
         picks = np.concatenate([_follow_in_view(p) for p in people], axis=1)
     keypoints = _gather(people, picks)
     session = to_session(recording, cameras, timestamps, keypoints)
-    return session, Selection(how, _count(session, people, picks))
+    present = np.stack([(view[..., 2] > 0).any(-1).sum(1) for view in people])
+    return session, Selection(how, count_views(session, present, (picks.T >= 0).astype(np.intp)))
 
 
 def to_session(
@@ -121,7 +122,8 @@ def to_session(
     )
 
 
-def _check_views(recording: Recording, cameras: tuple[Camera, ...] | None) -> None:
+def check_views(recording: Recording, cameras: tuple[Camera, ...] | None) -> None:
+    """EdgeliftError unless there are views, one camera for each if any, and a rising timestamp for each frame."""
     views = recording.views
     if not views or (cameras is not None and len(cameras) != len(views)):
         received = f"{len(views)} views and {'no' if cameras is None else len(cameras)} cameras"
@@ -134,7 +136,8 @@ def _check_views(recording: Recording, cameras: tuple[Camera, ...] | None) -> No
             raise EdgeliftError(f"view {view.name}", received, "a rising timestamp for each frame", remedy)
 
 
-def _nobody(recording: Recording, what: str) -> EdgeliftError:
+def nobody(recording: Recording, what: str) -> EdgeliftError:
+    """Return the error for a recording in which no person was found; what: was found instead."""
     return EdgeliftError(
         f"recording {recording.name}",
         what,
@@ -143,7 +146,7 @@ def _nobody(recording: Recording, what: str) -> EdgeliftError:
     )
 
 
-def _common_timeline(views: Sequence[View]) -> tuple[Float64, list[Picks]]:
+def common_timeline(views: Sequence[View]) -> tuple[Float64, list[Picks]]:
     """Return timestamps (frames,) and, for each view, the row of each frame in that view, -1 where it has none.
 
     The longest view is the reference; where it has no frame the others' times fill in. A view's frame belongs to the
@@ -184,22 +187,30 @@ def _stack_people(view: View, rows: Picks, skeleton: Skeleton) -> Float64:
 
 def _follow_across_views(people: list[Float64], cameras: Sequence[Camera]) -> Picks:
     """(frames, views) indices of the chosen person."""
-    # in image points of cameras without lens, distances are angles (tangents) and nothing is undistorted twice
-    ideal = [Camera(c.name, np.eye(3), np.zeros(5), c.R, c.t, c.size) for c in cameras]
-    angles = [_to_rays(p, c) for p, c in zip(people, cameras, strict=True)]
+    ideal = ideal_cameras(cameras)
+    angles = [to_rays(p, c) for p, c in zip(people, cameras, strict=True)]
     blocks = [slice(start, start + BLOCK) for start in range(0, len(people[0]), BLOCK)]
     found = [_frame_candidates([a[block] for a in angles], ideal) for block in blocks]
     candidates, costs = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return _smoothest_path(candidates, costs, people)
 
 
-def _to_rays(people: Float64, camera: Camera) -> Float64:
+def ideal_cameras(cameras: Sequence[Camera]) -> list[Camera]:
+    """Return the cameras without lens and pixels: their image points are rays x/z, y/z, their distances tangents.
+
+    Residuals are angles then, and nothing is undistorted twice.
+    """
+    return [Camera(c.name, np.eye(3), np.zeros(5), c.R, c.t, c.size) for c in cameras]
+
+
+def to_rays(people: NDArray[np.floating], camera: Camera) -> Float64:
+    """(..., 3) raw pixels and confidence to rays x/z, y/z and confidence; NaN passes through."""
     return np.concatenate([rays(people[..., :2], camera), people[..., 2:]], -1)
 
 
 def _follow_in_view(people: Float64) -> Picks:
     """(frames, 1) indices of the person that is largest and moves least."""
-    size = _sizes(people)
+    size = sizes(people)
     seen = (people[..., 2] > 0).any(-1)
     costs = np.where(seen, RESIDUAL_LIMIT_MRAD * (1 - size / size.max()), np.inf)
     candidates = np.broadcast_to(np.arange(people.shape[1])[:, None], (*people.shape[:2], 1))
@@ -214,8 +225,8 @@ def _frame_candidates(people: list[Float64], cameras: Sequence[Camera]) -> tuple
     """
     seeds = list(_pair_seeds(people, cameras))
     if not seeds:
-        nobody = np.full((len(people[0]), CANDIDATES, len(people)), -1)
-        return nobody, np.full(nobody.shape[:2], np.inf)
+        none = np.full((len(people[0]), CANDIDATES, len(people)), -1)
+        return none, np.full(none.shape[:2], np.inf)
     best = _cheapest_distinct(*_stack_candidates(seeds))
     refined = []
     for k in range(best.shape[1]):
@@ -254,7 +265,7 @@ def _assign(points: Float64, people: list[Float64], cameras: Sequence[Camera]) -
     """
     picks, costs = [], []
     for view, camera in zip(people, cameras, strict=True):
-        residual = _person_residual(points, view, camera)
+        residual = person_residual(points, view, camera)
         least = residual.min(1)
         picks.append(np.where(least <= RESIDUAL_LIMIT_MRAD, residual.argmin(1), -1))
         costs.append(np.minimum(least, RESIDUAL_LIMIT_MRAD))
@@ -263,13 +274,13 @@ def _assign(points: Float64, people: list[Float64], cameras: Sequence[Camera]) -
     return np.where(enough[:, None], chosen, -1), np.where(enough, np.mean(costs, axis=0), np.inf)
 
 
-def _person_residual(points: Float64, people: Float64, camera: Camera) -> Float64:
+def person_residual(points: Float64, people: Float64, camera: Camera) -> Float64:
     """(frames, people) median distance in mrad of people's joints from points; infinite where too few are shared."""
     distance = np.linalg.norm(project(points, camera)[:, None] - people[..., :2], axis=-1)
-    return 1000 * _median(distance)
+    return 1000 * median(distance)
 
 
-def _median(values: Float64) -> Float64:
+def median(values: Float64) -> Float64:
     """Lower median of the last axis without NaN; infinite where fewer than LEAST_JOINTS remain."""
     count = np.isfinite(values).sum(-1)
     ordered = np.sort(np.where(np.isfinite(values), values, np.inf), axis=-1)
@@ -323,11 +334,11 @@ def _movement(before: Picks, now: Picks, people: Sequence[tuple[Float64, Float64
 
 def _relative_shift(then: Float64, here: Float64) -> Float64:
     """(people then, people here) median joint shift in sizes of the person, at most 1."""
-    shift = _median(np.linalg.norm(then[:, None, :, :2] - here[None, :, :, :2], axis=-1))
-    return np.minimum(shift / np.maximum(_sizes(then)[:, None], 1.0), 1.0)
+    shift = median(np.linalg.norm(then[:, None, :, :2] - here[None, :, :, :2], axis=-1))
+    return np.minimum(shift / np.maximum(sizes(then)[:, None], 1.0), 1.0)
 
 
-def _sizes(people: Float64) -> Float64:
+def sizes(people: Float64) -> Float64:
     """(..., people) diagonal in pixels of the box around the joints, 0 where nothing is seen."""
     seen = people[..., 2:] > 0
     high = np.where(seen, people[..., :2], -np.inf).max(-2)
@@ -343,22 +354,26 @@ def _gather(people: list[Float64], picks: Picks) -> Float64:
     return chosen
 
 
-def _count(session: Session, people: list[Float64], picks: Picks) -> tuple[ViewSelection, ...]:
+def count_views(session: Session, present: Picks, taken: Picks) -> tuple[ViewSelection, ...]:
+    """Count what became of the detections of each view.
+
+    present (views, frames): how many people it saw; taken (views, frames): how many of them are in this session, or in
+    another one made of the same recording.
+    """
     residuals = np.full(session.keypoints.shape[:3], np.nan)
     if session.cameras is not None and len(session.cameras) > 1:
         residuals = triangulate(session.keypoints, session.cameras)[1]
     counts = []
     for v, name in enumerate(session.camera_names):
-        present = (people[v][..., 2] > 0).any(-1).sum(1)
-        missing = int((picks[:, v] < 0).sum())
+        seen = np.any(session.keypoints[v, ..., 2] > 0, axis=-1)
         finite = residuals[v][np.isfinite(residuals[v])]
         counts.append(
             ViewSelection(
                 name=name,
-                frames=len(picks),
-                crowded_frames=int((present > 1).sum()),
-                discarded=int(present.sum()) - (len(picks) - missing),
-                missing_frames=missing,
+                frames=session.keypoints.shape[1],
+                crowded_frames=int((present[v] > 1).sum()),
+                discarded=int(present[v].sum() - taken[v].sum()),
+                missing_frames=int((~seen).sum()),
                 residual_px=float(np.median(finite)) if finite.size else float("nan"),
             )
         )
