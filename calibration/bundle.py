@@ -31,7 +31,8 @@ ALONE = np.array([1] * 6 + [0] * 6, bool)  # turn and centre
 PRIORS = np.array([np.inf] * 6 + [0.4] + [0.02] * 2 + [0.2] * 2 + [np.inf])
 
 TAILS = (4.0, 6.0, 8.0, 16.0, 32.0, 128.0)  # degrees of freedom that Student's t is tried with; the last is Gaussian
-FARTHEST = 4.0  # an observation this many scales off is an outlier and weighs nothing
+HEAVY, NOT_GAUSSIAN = 4.0, 16.0  # tails of observations; of sums over views, up to which they are taken to be such
+FARTHEST = 4.0  # an observation this many standard deviations off is an outlier and weighs nothing
 LEAST_NOISE_PX = 0.02
 PINNED = 1e12  # precision of a clock that stays, per square second
 ROUNDS, STEPS = 15, 2  # re-weightings; Gauss-Newton steps in each
@@ -44,6 +45,11 @@ class Noise:
 
     scale_px: float
     tail: float
+
+    @property
+    def deviation_px(self) -> float:
+        """Standard deviation of a coordinate."""
+        return self.scale_px * float(np.sqrt(self.tail / (self.tail - 2)))
 
     def weights(self, squared: Float64) -> Float64:
         """Weights of observations whose squared residuals are these many scales squared."""
@@ -108,7 +114,8 @@ def adjust(
 
     free (PARAMETERS,): what of each camera moves. Intrinsics are held by PRIORS at those of `given`, or of `cameras`.
     """
-    given, clocks = cameras if given is None else given, np.zeros(len(cameras))
+    given = cameras if given is None else given
+    clocks, moved = np.zeros(len(cameras)), np.full_like(points, np.inf)
     found, points, damping = list(cameras), points.copy(), 1e-4
     noise = _estimate_noise(_residuals(sightings, found, points, counted, clocks), counted)
     for number in range(rounds):
@@ -128,7 +135,7 @@ def adjust(
                 damping = max(damping / 10, 1e-9)
             else:
                 damping = min(damping * 100, 1e3)
-        if np.abs(step[:, free]).max() < SETTLED:
+        if np.abs(step[:, free] if free.any() else moved).max() < SETTLED:
             break
     return Bundle(sightings, tuple(found), points, counted, noise, clocks, free)
 
@@ -220,8 +227,8 @@ def _estimate_noise(residuals: Float64, counted: Bools) -> Noise:
     """Scale and tail of Student's t.
 
     A point was fitted to what views see of it, so single residuals are smaller than errors, each by another share; only
-    what all views together miss of a joint has known degrees of freedom. Its tail is that of a sum over views: the
-    excess kurtosis of a sum of n is an n-th of theirs, and the variance is the same.
+    what all views together miss of a joint has known degrees of freedom. That is a sum over views, whose tails are
+    lighter than theirs: where it is not Gaussian, they are HEAVY, as those of detectors are.
     """
     views = counted.sum(0)
     squared, degrees = (np.where(counted[..., None], residuals, 0) ** 2).sum((0, 2)), 2.0 * views - 3
@@ -232,8 +239,8 @@ def _estimate_noise(residuals: Float64, counted: Bools) -> Noise:
     # the median of chi-squared, after Wilson & Hilferty
     scale = float(np.sqrt(np.median(squared / (degrees * (1 - 2 / (9 * degrees)) ** 3))))
     summed = max((_fit(squared, degrees, scale, tail) for tail in TAILS), key=lambda fit: fit[0])[1]
-    tail = TAILS[0] + (summed.tail - TAILS[0]) / float(views[known].mean())
-    return Noise(summed.scale_px * float(np.sqrt(summed.tail / (summed.tail - 2) * (tail - 2) / tail)), tail)
+    tail = HEAVY if summed.tail <= NOT_GAUSSIAN else summed.tail
+    return Noise(summed.deviation_px * float(np.sqrt((tail - 2) / tail)), tail)
 
 
 def _fit(squared: Float64, degrees: Float64, scale: float, tail: float) -> tuple[float, Noise]:
@@ -251,9 +258,9 @@ def _fit(squared: Float64, degrees: Float64, scale: float, tail: float) -> tuple
 
 
 def _without_outliers(s: Sightings, cameras: Cameras, points: Float64, clocks: Float64, noise: Noise) -> Bools:
-    """Observations within FARTHEST scales, of points that two views at least then see."""
+    """Observations within FARTHEST standard deviations, of points that two views at least then see."""
     off = np.linalg.norm(_residuals(s, cameras, points, s.seen, clocks), axis=-1)
-    counted: Bools = np.nan_to_num(off, nan=np.inf) < FARTHEST * noise.scale_px
+    counted: Bools = np.nan_to_num(off, nan=np.inf) < FARTHEST * noise.deviation_px
     return counted & (counted.sum(0) >= 2)
 
 
@@ -321,9 +328,10 @@ class _System:
         m = self.count * len(self.free)
         diagonal = np.einsum("nii->ni", self.V)
         inverse = np.linalg.inv(self.V + (damping * diagonal + 1e-9)[:, :, None] * np.eye(3))
-        W = self.W.reshape(m, -1, 3)
-        through = (np.swapaxes(W, 0, 1) @ inverse).swapaxes(0, 1).reshape(m, -1)
-        S = -through @ W.reshape(m, -1).T
+        n = len(self.V)
+        W = self.W.reshape(m, n, 3)
+        through = (np.swapaxes(W, 0, 1) @ inverse).swapaxes(0, 1).reshape(m, 3 * n)
+        S = -through @ W.reshape(m, 3 * n).T
         p = len(self.free)
         for v in range(self.count):
             block = slice(v * p, v * p + p)
@@ -338,9 +346,9 @@ class _System:
         # the world's place, turn and size are free: the ridge leaves them where they are
         own = -scale * np.linalg.solve(S * scale[:, None] * scale + 1e-9 * np.eye(len(S)), scale * g)
         pulled = np.einsum("nij,nj->ni", inverse, self.point_gradient)
-        moved = -pulled - (own @ through).reshape(-1, 3)
+        moved = -pulled - (own @ through).reshape(len(self.V), 3)
         step = np.zeros((self.count, PARAMETERS))
-        step[:, self.free] = own.reshape(self.count, -1)
+        step[:, self.free] = own.reshape(self.count, len(self.free))
         return step, moved
 
     def scores(self) -> Float64:

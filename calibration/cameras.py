@@ -259,7 +259,7 @@ def _adjusted(sightings: Sightings, start: Sequence[Camera], given: Sequence[Cam
             )  # fmt: skip
         bundle = adjust(sightings.take(use), start, points[use], agreed[:, use], free, given=given)
         sound = _sound(sightings, bundle, use)
-        start, limit = bundle.cameras, FARTHEST * bundle.noise.scale_px
+        start, limit = bundle.cameras, FARTHEST * bundle.noise.deviation_px
     return bundle
 
 

@@ -37,6 +37,14 @@ def compare(found: Sequence[Camera], reference: Sequence[Camera]) -> dict[str, A
     }
 
 
+def aligned_errors_mm(found: Sequence[Camera], reference: Sequence[Camera]) -> Float64:
+    """(views, 3) millimetres, along the axes of the found world: its centres after alignment minus the true ones."""
+    known = {camera.name: camera for camera in reference}
+    true = [known[camera.name] for camera in found]
+    scale, turn = _alignment(found, true)
+    return np.asarray(1000 * (scale * _about_mean(found) - _about_mean(true) @ turn))
+
+
 def _alignment(found: Sequence[Camera], true: Sequence[Camera]) -> tuple[float, Float64]:
     """Scale and turn (3, 3) that take the found world to the true one."""
     a, b = _about_mean(found), _about_mean(true)

@@ -91,7 +91,7 @@ def _relative_poses(ideal: Float64, seen: Bools, rng: np.random.Generator) -> di
 def _surest(
     relative: dict[tuple[int, int], RelativePose], placed: dict[int, Camera], names: Sequence[str]
 ) -> tuple[int, int, RelativePose]:
-    """The surest pair of a camera that stands and one that does not, and the pose of the latter in the former's frame."""
+    """The surest pair of a camera that stands and one that does not, and how the latter stands to the former."""
     open_pairs = {}
     for (a, b), pose in relative.items():
         if (a in placed) != (b in placed):

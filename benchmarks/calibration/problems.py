@@ -13,27 +13,29 @@ from edgelift.poses.rigs import read_rig
 from edgelift.poses.sessions import Session
 from edgelift.poses.studio import StudioSettings, film
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 FPS, WINDOW_S = 20.0, 5.0
 WINDOW_FRAMES = round(FPS * WINDOW_S)
 
 
-def rig(name: str) -> tuple[Camera, ...]:
-    return read_rig(f"{DATA / 'rigs.json'}:{name}", None)
+def rig(data: Path, name: str) -> tuple[Camera, ...]:
+    return read_rig(f"{data / 'rigs.json'}:{name}", None)
 
 
 def problem(
-    cameras: tuple[Camera, ...], frames: int, noise_px: float, outliers: float, missing: float, seed: int
+    data: Path, cameras: tuple[Camera, ...], frames: int, noise_px: float, outliers: float, missing: float, seed: int
 ) -> list[Session]:
     """Sessions of 5 s, `frames` in all, of clips drawn by chance; outliers are anywhere in the image."""
     rng = np.random.default_rng(seed)
-    clips = load_motion(DATA / "mocap" / "cmu17.npz", "test")
+    clips = load_motion(data / "mocap" / "cmu17.npz")
     settings = StudioSettings(FPS, WINDOW_S, noise_px, "independent", missing, 0.0, seed)
-    windows = [s for s in film(clips, cameras, settings) if s.keypoints.shape[1] == WINDOW_FRAMES]
-    if len(windows) * WINDOW_FRAMES < frames:
-        raise SystemExit(f"only {len(windows) * WINDOW_FRAMES} frames of {frames}")
-    chosen = rng.permutation(len(windows))[: frames // WINDOW_FRAMES]
-    return [_with_outliers(windows[i], outliers, rng) for i in chosen]
+    sessions: list[Session] = []
+    for i in rng.permutation(len(clips)):
+        windows = [s for s in film([clips[i]], cameras, settings) if s.keypoints.shape[1] == WINDOW_FRAMES]
+        if windows:
+            sessions.append(_with_outliers(windows[int(rng.integers(len(windows)))], outliers, rng))
+        if len(sessions) * WINDOW_FRAMES >= frames:
+            break
+    return sessions
 
 
 def _with_outliers(session: Session, share: float, rng: np.random.Generator) -> Session:
@@ -43,3 +45,9 @@ def _with_outliers(session: Session, share: float, rng: np.random.Generator) -> 
     anywhere = rng.random((*keypoints.shape[:-1], 2)).astype(np.float32) * sizes
     keypoints[..., :2] = np.where(chosen[..., None], anywhere, keypoints[..., :2])
     return replace(session, keypoints=keypoints)
+
+
+def distances(cameras: tuple[Camera, ...]) -> dict[tuple[str, str], float]:
+    """The distances between the first camera and the others, as a tape measure would give them."""
+    first = cameras[0]
+    return {(first.name, c.name): float(np.linalg.norm(first.centre - c.centre)) for c in cameras[1:]}

@@ -1,18 +1,28 @@
-"""Other tools that find cameras from points, on one of our problems: `PYTHON rivals.py caliscope|aniposelib IN.npz OUT.npz`.
+"""Other tools that find cameras from points, on one of our problems: `PYTHON rivals.py caliscope|aniposelib IN OUT`.
 
-Runs with the Python of an environment that has that tool (they pin other versions than we do), so it imports nothing of
-ours. IN: keypoints (views, frames, joints, 3), K, dist, size (views, ...), confidence (what counts as seen), and for
-aniposelib, which cannot start by itself, R and t to start from. OUT: K, dist, R, t and seconds, of the call alone.
+Runs with the Python of an environment that has that tool (they pin other versions than we do), so it imports nothing
+of ours there. IN (.npz): keypoints (views, frames, joints, 3), K, dist, size (views, ...), confidence (above which
+something counts as seen), and for aniposelib, which cannot start by itself, R and t to start from. OUT: K, dist, R, t
+and seconds, of the call alone.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import tempfile
 import time
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from edgelift.poses.cameras import Camera
+    from edgelift.poses.sessions import Session
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -69,7 +79,29 @@ def aniposelib(given: Arrays) -> Arrays:
             "seconds": np.array(seconds)}  # fmt: skip
 
 
+def ask(
+    python: Path, tool: str, sessions: Sequence[Session], start: Sequence[Camera], limit_s: float, least: float = 0.0
+) -> tuple[tuple[Camera, ...] | None, float | None]:
+    """Cameras that another tool finds, and its seconds; None where it fails or takes longer than the limit."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
+        arrays = {
+            key: np.stack([np.asarray(getattr(c, key)) for c in start]) for key in ("K", "dist", "size", "R", "t")
+        }
+        keypoints = np.concatenate([s.keypoints for s in sessions], 1)
+        np.savez(source, keypoints=keypoints, confidence=np.array(least), **arrays)
+        command = [str(python), __file__, tool, str(source), str(target)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=limit_s)
+        except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+            return None, None
+        found = dict(np.load(target))
+    dist = [np.resize(np.append(d, 0.0), 5) if len(d) == 4 else d for d in found["dist"]]
+    rows = zip(start, found["K"], dist, found["R"], found["t"], strict=True)
+    return tuple(replace(c, K=K, dist=d, R=R, t=t) for c, K, d, R, t in rows), float(found["seconds"])
+
+
 if __name__ == "__main__":
     tool, source, target = sys.argv[1:]
-    np.random.seed(0)  # noqa: NPY002 - aniposelib samples with the global generator
+    np.random.seed(0)  # aniposelib samples with the global generator
     np.savez(target, **{"caliscope": caliscope, "aniposelib": aniposelib}[tool](dict(np.load(source))))

@@ -1,0 +1,114 @@
+"""Cameras from simulated people with noise, outliers and gaps: errors, coverage of the covariance, beside caliscope.
+
+python benchmarks/calibration/simulated.py --data ../shared/data --caliscope PYTHON -o benchmarks/results
+
+Real motion (cmu17) through two rigs, sessions of 5 s at 20 Hz, 10 % of the joints missing, several draws of each level.
+Worst centre error after the similarity, mean over draws; caliscope gets the same files for its first draws and as long
+as --limit says. Unknown focal: both get focal lengths that are 10 % too long; ours is told to estimate them, caliscope
+refines by itself what it takes for unsure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from problems import distances, problem, rig
+from rivals import ask
+
+from edgelift.calibration.cameras import Cues, Estimate, calibrate_cameras
+from edgelift.calibration.comparison import aligned_errors_mm, compare
+from edgelift.poses.cameras import Camera
+from edgelift.poses.sessions import Session
+
+RIGS = ("h36m_S9", "humaneva_S1")
+LEVELS = [
+    (frames, noise, outliers) for frames in (200, 2000) for noise in (1.0, 3.0, 6.0) for outliers in (0.0, 0.02, 0.05)
+]
+MISSING = 0.1
+MEANS = ("centre_mm", "rotation_deg", "reprojection_px", "seconds")
+TOO_LONG = np.array([[1.1, 1, 1], [1, 1.1, 1], [1, 1, 1]])
+
+
+def ours(sessions: list[Session], true: tuple[Camera, ...], estimate: Estimate) -> dict[str, Any]:
+    found = calibrate_cameras(sessions, Cues(distances=distances(true), up=(true[0].name, (0.0, -1.0, 0.0))), estimate)
+    told = compare(found.cameras, true)
+    # sizes are compared after alignment, so the covariance is scaled as the rig is
+    scale = 1 + told["scale_error_percent"] / 100
+    sd_mm = 1000 * np.sqrt(np.diagonal(found.uncertainty.centre, axis1=1, axis2=2)) / scale
+    errors = aligned_errors_mm(found.cameras, true)
+    return {
+        "centre_mm": max(told["camera_centre_error_mm"]), "rotation_deg": max(told["rotation_error_deg"]),
+        "reprojection_px": float(found.residual_px.mean()), "seconds": found.seconds,
+        "inside": (np.abs(errors) <= 1.96 * sd_mm).ravel().tolist(),
+    }  # fmt: skip
+
+
+def level(
+    options: argparse.Namespace, name: str, frames: int, noise: float, outliers: float, focal: bool
+) -> dict[str, Any]:
+    true = rig(options.data, name)
+    draws = options.draws if frames == 200 else max(1, options.draws // 4)
+    own, others = [], []
+    for seed in range(draws):
+        sessions = problem(options.data, true, frames, noise, outliers, MISSING, seed)
+        if focal:
+            guessed = tuple(replace(c, K=c.K * TOO_LONG) for c in true)
+            sessions = [replace(s, cameras=guessed) for s in sessions]
+        own.append(ours(sessions, true, "focal" if focal else "none"))
+        if options.caliscope and seed < options.rival_draws:
+            cameras, seconds = ask(options.caliscope, "caliscope", sessions, sessions[0].rig, options.limit)
+            others.append(None if cameras is None else (max(compare(cameras, true)["camera_centre_error_mm"]), seconds))
+    same = own[: len(others)]
+    solved = [(o["centre_mm"], c[0], c[1]) for o, c in zip(same, others, strict=True) if c is not None]
+    return {
+        "rig": name, "frames": frames, "noise_px": noise, "outliers": outliers, "unknown_focal": focal, "draws": draws,
+        **{key: round(float(np.mean([o[key] for o in own])), 3) for key in MEANS},
+        "inside_95": round(float(np.mean([o["inside"] for o in own])), 3),
+        "caliscope_draws": len(others), "caliscope_solved": len(solved),
+        "ours_on_those_mm": round(float(np.mean([s[0] for s in solved])), 3) if solved else None,
+        "caliscope_mm": round(float(np.mean([s[1] for s in solved])), 3) if solved else None,
+        "caliscope_seconds": round(float(np.mean([s[2] for s in solved])), 2) if solved else None,
+    }  # fmt: skip
+
+
+def levels(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for name in options.rigs.split(","):
+        for frames, noise, outliers in LEVELS:
+            if frames in options.frames:
+                yield level(options, name, frames, noise, outliers, False)
+        for noise in (1.0, 3.0, 6.0):
+            yield level(options, name, 200, noise, 0.0, True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--caliscope", type=Path, help="Python of an environment with caliscope 0.11.8")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds that caliscope may take for one problem")
+    parser.add_argument("--draws", type=int, default=8, help="of each level of 200 frames; a quarter for 2,000")
+    parser.add_argument("--rival-draws", type=int, default=2)
+    parser.add_argument("--rigs", default=",".join(RIGS))
+    parser.add_argument("--frames", type=int, nargs="*", default=[200, 2000])
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the raw result")
+    options = parser.parse_args()
+    rows = []
+    for told in levels(options):
+        rows.append(told)
+        print(json.dumps(told), flush=True)
+    known = [r for r in rows if not r["unknown_focal"]]
+    inside = round(float(np.average([r["inside_95"] for r in known], weights=[r["draws"] for r in known])), 4)
+    suffix = "" if options.rigs == ",".join(RIGS) else f"_{options.rigs.replace(',', '_')}"
+    path = options.output / f"calibration_simulated{suffix}_cpu_{date.today()}.json"
+    path.write_text(json.dumps({"inside_95": inside, "limit_s": options.limit, "levels": rows}, indent=1) + "\n")
+    print(f"inside the 95 % interval: {inside}; wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
