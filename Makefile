@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # what a device has: Python 3.10 (JetPack 6), numpy, onnxruntime; no torch
 DEVICE_PYTHON ?= python3.10
 DEVICE := .venv-3.10
-NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,aarch64 adapt bindings cli cli_engines cli_live cuda engines export fleet fuse gate gpu_check learn_cameras live models original packaging parallel precision publish readme reconstruction refit refresh registry remote_registry renewal report slots soundness swap tensorrt_backend trainer triton virtual))
+NEED_TORCH := $(addprefix tests/test_,$(addsuffix .py,aarch64 adapt bindings calibrate_cameras cli cli_engines cli_live cuda engines export fleet fuse gate gpu_check learn_cameras live models original packaging parallel precision publish readme reconstruction refit refresh registry remote_registry renewal report slots soundness swap synchronise tensorrt_backend trainer triton virtual))
 
 # NVIDIA's Python bindings without NVIDIA's libraries. Tests load them over stubs: what TensorRT's classes have in each
 # version, and how CUDA is called. pycuda has no wheel; it is compiled once (a minute and a half, needs gcc and Python.h).
@@ -30,7 +30,7 @@ TRITON := $(BINDINGS)/triton
 
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint test-device bindings resolve-aarch64 clean
+.PHONY: demo test lint test-device bindings resolve-aarch64 fuzz clean
 demo: $(VENV)/.installed
 	$(BIN)/edgelift demo -o demo
 
@@ -49,6 +49,14 @@ lint: $(VENV)/.installed .typing/edgelift
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --python-version 3.10 poses runtime
+
+# every reader, with a hundred thousand inputs each: an hour or two. More of it: fuzz/README.md
+fuzz: $(VENV)/.fuzzer
+	$(BIN)/python -m edgelift.fuzz.run
+
+$(VENV)/.fuzzer: $(VENV)/.installed
+	$(PIP) -c constraints-3.11.txt -e '.[fuzz]'
+	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints-3.11.txt
 	$(PYTHON) -m venv $(VENV)

@@ -127,7 +127,7 @@ def adjust(
         for _ in range(STEPS):
             system = _System(sightings, found, points, counted, clocks, noise, given, free)
             step, moved = system.solve(damping)
-            tried = [_moved(c, s) for c, s in zip(found, step, strict=True)]
+            tried = [moved_camera(c, s) for c, s in zip(found, step, strict=True)]
             new_clocks = clocks + step[:, CLOCK]
             after = _cost(sightings, tried, points + moved, counted, new_clocks, noise, given)
             if after <= cost:
@@ -189,7 +189,8 @@ def _minus_cross(local: Float64) -> Float64:
     return np.stack([zero, z, -y, -z, zero, x, y, -x, zero], -1).reshape(-1, 3, 3)
 
 
-def _moved(camera: Camera, step: Float64) -> Camera:
+def moved_camera(camera: Camera, step: Float64) -> Camera:
+    """Return a camera after a step (PARAMETERS,) of its parameters."""
     K, dist = camera.K.copy(), camera.dist.copy()
     K[:2, 2] += step[MIDDLE] * camera.intrinsics[:2]
     K[[0, 1], [0, 1]] *= np.exp(np.clip(step[FOCAL], -0.5, 0.5))

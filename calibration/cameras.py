@@ -53,7 +53,6 @@ USUAL_FOCAL = 1.2  # of an image's longer side: where nothing is known of the le
 FOCAL_TRIES = (0.7, 1.0, 1.4)  # times the prior, to begin with: an adjustment finds the valley that it starts in
 PASSES = 2  # the second is free of what the first rig took for outliers
 LEAST_KEPT = 0.5  # of a joint's or a frame's observations: what fits less often than not is left out
-VELOCITY_S = 0.08
 SEED = 0
 
 
@@ -131,47 +130,29 @@ def calibrate_cameras(
     return _in_metres(bundle, sightings, sessions[0], doubt, cues, step_s, started)
 
 
-def sightings_of(sessions: Sequence[Session], velocity: bool = False) -> Sightings:
+def sightings_of(sessions: Sequence[Session]) -> Sightings:
     """All joints that two views see, thinned evenly to MOST_POINTS; frames count on through the sessions."""
-    parts = [_of_session(s, velocity) for s in sessions]
+    parts = [_of_session(s) for s in sessions]
     first = np.cumsum([0, *(int(p.frame.max(initial=0)) + 1000 for p in parts)])  # no block of time spans two sessions
     joined = Sightings(
         np.concatenate([p.keypoints for p in parts], 1),
         np.concatenate([p.seen for p in parts], 1),
         np.concatenate([p.frame + f for p, f in zip(parts, first[:-1], strict=True)]),
         np.concatenate([p.joint for p in parts]),
-        np.concatenate([p.velocity for p in parts], 1) if velocity else None,  # type: ignore[misc]
     )
     frames = np.unique(joined.frame)
     every = max(1, round(len(joined.frame) / MOST_POINTS))
     return joined if every == 1 else joined.take(np.isin(joined.frame, frames[::every]))
 
 
-def _of_session(session: Session, velocity: bool) -> Sightings:
+def _of_session(session: Session) -> Sightings:
     views, frames, joints = session.keypoints.shape[:3]
     flat = session.keypoints.reshape(views, -1, 3).astype(np.float64)
     several = np.flatnonzero((flat[..., 2] > 0).sum(0) >= 2)
-    speed = None
-    if velocity:
-        speed = np.nan_to_num(image_velocity(session).reshape(views, -1, 2)[:, several])
     return Sightings(
         flat[:, several, :2], flat[:, several, 2] > 0, np.repeat(np.arange(frames), joints)[several],
-        np.tile(np.arange(joints), frames)[several], speed,
+        np.tile(np.arange(joints), frames)[several],
     )  # fmt: skip
-
-
-def image_velocity(session: Session) -> Float64:
-    """(views, frames, joints, 2) pixels a second, over VELOCITY_S to either side; NaN where a joint is missing there.
-
-    Wide, because the noise of a difference of neighbouring frames is larger than most movements.
-    """
-    xy, times = session.keypoints[..., :2].astype(np.float64), session.timestamps
-    reach = max(1, round(VELOCITY_S / float(np.median(np.diff(times)))))
-    speed = np.full_like(xy, np.nan)
-    inner = slice(reach, len(times) - reach)
-    took = times[2 * reach :] - times[: -2 * reach]
-    speed[:, inner] = (xy[:, 2 * reach :] - xy[:, : -2 * reach]) / took[:, None, None]
-    return speed
 
 
 def intrinsics_of(sessions: Sequence[Session], estimate: Estimate) -> tuple[Camera, ...]:

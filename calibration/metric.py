@@ -103,13 +103,16 @@ def _by_bones(poses: Float64, noise: Float64, lengths: Mapping[tuple[int, int], 
 def length_without_noise(bone: Float64, noise: Float64) -> float:
     """Length of a bone from noisy vectors (moments, 3); noise (moments,): the sum of their coordinates' variances.
 
-    |d + n| is longer than |d| on average, the shorter the bone the more; |d + n|^2 is so by exactly the variance.
+    |d + n| is longer than |d| on average, the shorter the bone the more; |d + n|^2 is so by exactly the variance. That
+    is true of its mean, so outliers are cut off and the median, which is lower, is not taken.
     """
     squared = (bone**2).sum(-1) - noise
     known = np.isfinite(squared)
     if known.sum() < LEAST_BONES:
         return np.nan
-    length = float(np.median(squared[known]))
+    middle = np.median(squared[known])
+    usual = 1.4826 * np.median(np.abs(squared[known] - middle))
+    length = float(squared[known][np.abs(squared[known] - middle) <= 4 * usual].mean())
     return float(np.sqrt(length)) if length > 0 else np.nan
 
 
@@ -119,7 +122,8 @@ def upright_by_people(poses: Float64, skeleton: Skeleton, feet: NDArray[np.intp]
     poses (frames, joints, 3) of common14; feet: joints that tread. The floor counts where the feet cover it in both
     directions; otherwise the line from the ankles to the shoulders does.
     """
-    ankles = np.nanmean(poses[:, [skeleton.joints.index(f"{side}_ankle") for side in ("left", "right")]], 1)
+    left, right = (poses[:, skeleton.joints.index(f"{side}_ankle")] for side in ("left", "right"))
+    ankles = np.where(np.isfinite(left), np.where(np.isfinite(right), (left + right) / 2, left), right)
     trunk = poses[:, skeleton.joints.index("mid_shoulder")] - ankles
     tall = np.linalg.norm(trunk, axis=-1)
     standing = np.isfinite(tall) & (tall > 0.8 * np.nanmedian(tall))

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from edgelift.calibration.bundle import ALONE, CLOCK, Bundle, Cameras, Float64, Sightings, adjust
-from edgelift.calibration.cameras import SEED, image_velocity, intrinsics_of, sightings_of
+from edgelift.calibration.bundle import ALONE, CLOCK, Bools, Bundle, Cameras, Float64, Sightings, adjust
+from edgelift.calibration.cameras import SEED, intrinsics_of
 from edgelift.calibration.essential import relative_pose
 from edgelift.calibration.structure import LEAST_SHARED, crossed_points, first_rig
 from edgelift.calibration.uncertainty import uncertainty
@@ -27,6 +27,7 @@ Tell = Callable[[str], None]
 
 PEAKS = 3  # lags of a pair of views that geometry decides among
 TRIED = 600  # joints that it is asked about
+TRACK_S, LEAST_TRACK = 0.1, 0.6  # to either side of a moment; share of the frames there that must show the joint
 LEAST_OVERLAP = 20  # frames in which two views must both show the person
 REFINED, SETTLED_S = 8, 1e-4  # adjustments with clocks, each on keypoints that are resampled by the last
 REFINED_ON = 6000  # joints at moments
@@ -65,15 +66,63 @@ def find_offsets(session: Session, farthest_s: float = 1.0, tell: Tell = lambda 
     tell("lags of pairs of views")
     coarse = _coarse(session, cameras, farthest_s)
     tell("bundle adjustment with clocks")
-    shifted = _thinned(sightings_of([replace(session, time_offset_s=coarse).synchronised()]))
-    rig = first_rig(shifted, cameras, np.random.default_rng(SEED))
-    before = _adjust(_thinned(sightings_of([session])), rig, free_clocks=False)
+    rig = first_rig(_tracked(session, coarse), cameras, np.random.default_rng(SEED))
+    before = _adjust(_tracked(session, np.zeros(len(cameras))), rig, free_clocks=False)
     offsets, bundle = _refined(session, rig, coarse)
     return Offsets(
         offset_s=offsets, sd_s=uncertainty(bundle, cameras, _step(session)).clock,
         drift_ms_per_min=_drift(session, bundle.cameras, offsets),
         residual_px=(_median_px(before), _median_px(bundle)),
     )  # fmt: skip
+
+
+def _tracked(session: Session, offsets: Float64) -> Sightings:
+    """Where joints were and how fast they moved in each image at common moments, REFINED_ON of them in all.
+
+    A parabola through the keypoints within TRACK_S of a moment, least squares: unlike interpolation it scatters the
+    same whatever the offset is, so that no offset is preferred for averaging the noise away.
+    """
+    views, frames, joints = session.keypoints.shape[:3]
+    every = max(1, round(frames * joints / REFINED_ON))
+    rows = np.arange(0, frames, every)
+    found = [_parabolas(k, session.timestamps, session.timestamps[rows] - o)
+             for k, o in zip(session.keypoints.astype(np.float64), offsets, strict=True)]  # fmt: skip
+    place, speed = (np.stack([f[i] for f in found]).reshape(views, -1, 2) for i in (0, 1))
+    seen = np.isfinite(place).all(-1)
+    several = np.flatnonzero(seen.sum(0) >= 2)
+    return Sightings(
+        place[:, several], seen[:, several], np.repeat(rows, joints)[several],
+        np.tile(np.arange(joints), len(rows))[several], np.nan_to_num(speed[:, several]),
+    )  # fmt: skip
+
+
+def _parabolas(keypoints: Float64, times: Float64, wanted: Float64) -> tuple[Float64, Float64]:
+    """Place (moments, joints, 2) and speed of one view's joints at moments; NaN where too little is seen there."""
+    reach = max(2, round(TRACK_S / float(np.median(np.diff(times)))))
+    nearest = np.clip(np.searchsorted(times, wanted), 0, len(times) - 1)
+    rows = nearest[:, None] + np.arange(-reach, reach + 1)
+    inside = (rows >= 0) & (rows < len(times))
+    rows = np.clip(rows, 0, len(times) - 1)
+    away = (times[rows] - wanted[:, None]) / TRACK_S
+    near = inside & (np.abs(away) < 1)
+    window = keypoints[rows]
+    shown = near[..., None] & (window[..., 2] > 0)
+    # frames come and go at the ends of the window without a jump
+    weight = np.where(shown, ((1 - away**2) ** 2)[..., None], 0.0)
+    powers = np.stack([np.ones_like(away), away, away**2], -1)
+    normal = np.einsum("tkj,tka,tkb->tjab", weight, powers, powers)
+    right = np.einsum("tkj,tka,tkjc->tjac", weight, powers, np.nan_to_num(window[..., :2]))
+    # both sides of the moment have to be seen, or the parabola is a guess
+    sound = (shown.sum(1) >= LEAST_TRACK * 2 * reach) & _both_sides(shown, away)
+    fitted = np.linalg.solve(np.where(sound[..., None, None], normal, np.eye(3)), right)
+    fitted[~sound] = np.nan
+    return fitted[..., 0, :], fitted[..., 1, :] / TRACK_S
+
+
+def _both_sides(shown: Bools, away: Float64) -> Bools:
+    after = (shown & (away >= 0)[..., None]).any(1)
+    before = (shown & (away <= 0)[..., None]).any(1)
+    return np.asarray(after & before)
 
 
 def _step(session: Session) -> float:
@@ -133,7 +182,8 @@ def _lag(session: Session, cameras: Cameras, pair: tuple[int, int], most: int) -
 
 def _rises(session: Session, view: int) -> Float64:
     """(frames, joints) vertical speeds in the image, cut off at three times the usual; NaN where unknown."""
-    speed = image_velocity(session)[view, ..., 1]
+    times = session.timestamps
+    speed = _parabolas(session.keypoints[view].astype(np.float64), times, times)[1][..., 1]
     usual = np.nanmedian(np.abs(speed), axis=0) if np.isfinite(speed).any() else np.ones(speed.shape[1])
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.clip(speed / usual, -3, 3))
@@ -172,19 +222,12 @@ def _misfit(session: Session, cameras: Cameras, pair: tuple[int, int], lag: int)
 def _refined(session: Session, rig: Cameras, offsets: Float64) -> tuple[Float64, Bundle]:
     """Adjust cameras and clocks on some of the joints, resampled by the clocks found last, until those stay."""
     for _ in range(REFINED):
-        sightings = _thinned(sightings_of([replace(session, time_offset_s=offsets).synchronised()], velocity=True))
-        bundle = _adjust(sightings, rig, free_clocks=True)
+        bundle = _adjust(_tracked(session, offsets), rig, free_clocks=True)
         change = bundle.clocks_s - bundle.clocks_s[0]
         offsets, rig = offsets + change, bundle.cameras
         if np.abs(change).max() < SETTLED_S:
             break
     return offsets, bundle
-
-
-def _thinned(sightings: Sightings) -> Sightings:
-    frames = np.unique(sightings.frame)
-    every = max(1, round(len(sightings.frame) / REFINED_ON))
-    return sightings if every == 1 else sightings.take(np.isin(sightings.frame, frames[::every]))
 
 
 def _adjust(sightings: Sightings, rig: Cameras, free_clocks: bool, places: bool = True) -> Bundle:
@@ -203,7 +246,6 @@ def _drift(session: Session, rig: Cameras, offsets: Float64) -> Float64 | None:
     half = len(session.timestamps) // 2
     found = []
     for part in (slice(0, half), slice(half, None)):
-        own = replace(session.during(part), time_offset_s=offsets).synchronised()
-        clocks = _adjust(_thinned(sightings_of([own], velocity=True)), rig, free_clocks=True, places=False).clocks_s
+        clocks = _adjust(_tracked(session.during(part), offsets), rig, free_clocks=True, places=False).clocks_s
         found.append(clocks - clocks[0])
     return np.asarray(1000 * (found[1] - found[0]) / (seconds / 2 / 60))

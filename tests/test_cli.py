@@ -137,7 +137,7 @@ def test_triangulate_writes_trc_and_npz(home: Path, one: Path, tmp_path: Path) -
 VERBS = (
     "simulate", "convert", "triangulate", "train", "export", "calibrate ranges", "build", "inspect", "refit", "bench",
     "doctor", "detect", "lift", "view", "evaluate", "demo", "adapt", "watch", "registry list", "registry show",
-    "registry diff", "registry rollback", "registry prune", "check",
+    "registry diff", "registry rollback", "registry prune", "check", "calibrate cameras", "calibrate sync",
 )  # fmt: skip
 
 

@@ -250,10 +250,11 @@ def test_directories_are_searched_by_name(tmp_path: Path) -> None:
         find_sessions([tmp_path / "empty"])
 
 
-def test_offsets_in_time_are_carried_but_not_compared_over() -> None:
+def test_offsets_in_time_are_carried_and_must_be_mended_before_training() -> None:
     shifted = session(time_offset_s=np.array([0.0, 0.5, 0.0]))
     with pytest.raises(EdgeliftError, match=r"time_offset_s: received \[0.0, 0.5, 0.0\]"):
-        shifted.triangulate()
+        shifted.check_synchronised()
+    shifted.synchronised().check_synchronised()
     with pytest.raises(EdgeliftError, match="finite seconds"):
         session(time_offset_s=np.array([0.0, np.nan, 0.0]))
 
