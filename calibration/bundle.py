@@ -220,7 +220,7 @@ def _residuals(s: Sightings, cameras: Cameras, points: Float64, counted: Bools, 
 def _observed(s: Sightings, view: int, here: NDArray[np.intp], clock: float) -> Float64:
     """Keypoints (n, 2) of a view whose clock runs `clock` seconds late: what it would have seen at the common time."""
     if s.velocity is None:
-        return s.keypoints[view, here]
+        return np.asarray(s.keypoints[view, here])
     return np.asarray(s.keypoints[view, here] - clock * s.velocity[view, here])
 
 
@@ -261,8 +261,8 @@ def _fit(squared: Float64, degrees: Float64, scale: float, tail: float) -> tuple
 def _without_outliers(s: Sightings, cameras: Cameras, points: Float64, clocks: Float64, noise: Noise) -> Bools:
     """Observations within FARTHEST standard deviations, of points that two views at least then see."""
     off = np.linalg.norm(_residuals(s, cameras, points, s.seen, clocks), axis=-1)
-    counted: Bools = np.nan_to_num(off, nan=np.inf) < FARTHEST * noise.deviation_px
-    return counted & (counted.sum(0) >= 2)
+    counted = np.nan_to_num(off, nan=np.inf) < FARTHEST * noise.deviation_px
+    return np.asarray(counted & (counted.sum(0) >= 2))
 
 
 def _cost(

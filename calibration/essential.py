@@ -147,7 +147,7 @@ def _in_front(E: Float64, first: Float64, second: Float64) -> tuple[Float64, Flo
     U, Vt = U * np.sign(np.linalg.det(U)), Vt * np.sign(np.linalg.det(Vt))
     W = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
     poses = [(U @ turn @ Vt, sign * U[:, 2]) for turn in (W, W.T) for sign in (1, -1)]
-    return max(poses, key=lambda pose: int((depths(*pose, first, second) > 0).all(0).sum()))
+    return max(poses, key=lambda pose: int((depths(pose[0], pose[1], first, second) > 0).all(0).sum()))
 
 
 def depths(R: Float64, t: Float64, first: Float64, second: Float64) -> Float64:

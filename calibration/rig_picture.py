@@ -38,7 +38,13 @@ def draw_rig(found: Calibration, path: Path) -> None:
             axes.plot(edge[:, i], edge[:, j], color=colour, lw=1.2)
             width, height, angle = _ellipse(found, number, (i, j))
             axes.add_patch(Ellipse(tuple(camera.centre[[i, j]]), width, height, angle=angle, color=colour, alpha=0.4))
-            axes.annotate(camera.name, camera.centre[[i, j]], textcoords="offset points", xytext=(6, 6), color=colour)
+            axes.annotate(
+                camera.name,
+                (camera.centre[i], camera.centre[j]),
+                textcoords="offset points",
+                xytext=(6, 6),
+                color=colour,
+            )
         axes.set_aspect("equal")
         axes.set(title=title, xlabel=f"{x} (m)", ylabel=f"{y} (m)")
         axes.grid(color="0.9", lw=0.6)
@@ -48,7 +54,7 @@ def draw_rig(found: Calibration, path: Path) -> None:
 
 def _some(poses: Float64) -> Float64:
     whole = np.flatnonzero(np.isfinite(poses).all((1, 2)))
-    return poses[whole[np.linspace(0, len(whole) - 1, min(SHOWN_POSES, len(whole))).astype(int)]]
+    return np.asarray(poses[whole[np.linspace(0, len(whole) - 1, min(SHOWN_POSES, len(whole))).astype(int)]])
 
 
 def _corners(camera: Camera) -> Float64:

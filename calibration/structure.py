@@ -139,8 +139,8 @@ def _settled(s: Sightings, cameras: Cameras, rng: np.random.Generator) -> tuple[
     order = several[np.argsort(-s.seen[:, several].sum(0) - rng.random(len(several)))][:THINNED]
     thinned = s.take(order)
     points, counted = crossed_points(thinned, cameras)
-    use = counted.any(0)
-    if use.sum() < LEAST_SHARED // 4:
+    use = np.flatnonzero(counted.any(0))
+    if len(use) < LEAST_SHARED // 4:
         return tuple(cameras)
     return adjust(thinned.take(use), cameras, points[use], counted[:, use], ALONE, rounds=6).cameras
 
@@ -163,9 +163,10 @@ def crossed_points(s: Sightings, cameras: Cameras, limit_px: float | None = None
         limit_px = UNSURE * float(np.median(known)) / 1.18 + 1.0 if len(known) else np.inf
     crossing = _Crossing(s, cameras, ideal, seen)
     points = crossing.best(pairs, limit_px)
-    agreed = crossing.distances(points) <= limit_px
+    agreed: Bools = np.asarray(crossing.distances(points) <= limit_px)
     agreed &= agreed.sum(0) >= 2
-    return np.where(agreed.any(0)[:, None], points, np.nan), agreed
+    points[~agreed.any(0)] = np.nan
+    return points, agreed
 
 
 def _widest_pairs(cameras: Cameras) -> list[tuple[int, int]]:

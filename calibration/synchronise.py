@@ -88,7 +88,7 @@ def _tracked(session: Session, offsets: Float64) -> Sightings:
     found = [_parabolas(k, session.timestamps, session.timestamps[rows] - o)
              for k, o in zip(session.keypoints.astype(np.float64), offsets, strict=True)]  # fmt: skip
     place, speed = (np.stack([f[i] for f in found]).reshape(views, -1, 2) for i in (0, 1))
-    seen = np.isfinite(place).all(-1)
+    seen = np.asarray(np.isfinite(place).all(-1))
     several = np.flatnonzero(seen.sum(0) >= 2)
     return Sightings(
         place[:, several], seen[:, several], np.repeat(rows, joints)[several],
@@ -172,8 +172,8 @@ def _lag(session: Session, cameras: Cameras, pair: tuple[int, int], most: int) -
         return None
     filled = np.where(np.isfinite(correlation), correlation, -1)
     inner = np.flatnonzero((filled[1:-1] >= filled[:-2]) & (filled[1:-1] >= filled[2:])) + 1
-    peaks = sorted(inner if len(inner) else [int(filled.argmax())], key=lambda i: -filled[i])[:PEAKS]
-    fits = [_misfit(session, cameras, pair, int(i) - most) for i in peaks]
+    peaks = sorted(inner.tolist() or [int(filled.argmax())], key=lambda i: -filled[i])[:PEAKS]
+    fits = [_misfit(session, cameras, pair, i - most) for i in peaks]
     best = int(np.argmin(fits)) if np.isfinite(fits).any() else 0
     # between two lags that fit about as well the correlation decides
     close = [k for k, fit in enumerate(fits) if fit <= 1.1 * fits[best]] or [best]

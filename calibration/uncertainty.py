@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgelift.calibration.bundle import CLOCK, FOCAL, PLACE, TURN, Bundle, Cameras, Float64, linear_system
+
+Indices = NDArray[np.intp]
 
 BLOCK_S = (
     0.25  # a detector's errors last about this long: sums over blocks tell how much less than their number they say
@@ -55,13 +58,13 @@ def uncertainty(bundle: Bundle, given: Cameras, frame_s: float) -> Uncertainty:
     )  # fmt: skip
 
 
-def _sd(blocks: Float64, free: np.ndarray, parameter: int) -> Float64:  # type: ignore[type-arg]
+def _sd(blocks: Float64, free: Indices, parameter: int) -> Float64:
     """(views,) standard deviation of one parameter, zero where it was given."""
     place = np.flatnonzero(free == parameter)
     return np.sqrt(blocks[:, place[0], place[0]]) if len(place) else np.zeros(len(blocks))
 
 
-def _sums(scores: Float64, group: np.ndarray) -> Float64:  # type: ignore[type-arg]
+def _sums(scores: Float64, group: Indices) -> Float64:
     _, index = np.unique(group, return_inverse=True)
     sums = np.zeros((index.max() + 1, scores.shape[1]))
     np.add.at(sums, index, scores)
@@ -86,7 +89,7 @@ def _efficiency(bundle: Bundle) -> float:
     return float((weights * (1 - weights * squared / (noise.tail + 2))).mean() / weights.mean())
 
 
-def _aligned(cameras: Cameras, free: np.ndarray) -> Float64:  # type: ignore[type-arg]
+def _aligned(cameras: Cameras, free: Indices) -> Float64:
     """(m, m) projection of a change of all cameras to the same change after the centres were aligned."""
     p = len(free)
     tangent = np.zeros((len(cameras), p, 7))  # what turning (3), moving (3) and growing (1) the world does
@@ -98,6 +101,6 @@ def _aligned(cameras: Cameras, free: np.ndarray) -> Float64:  # type: ignore[typ
         tangent[v, PLACE, 6] = camera.centre
     of_centres = tangent.copy()
     of_centres[:, TURN] = 0
-    tangent, of_centres = tangent.reshape(-1, 7), of_centres.reshape(-1, 7)
+    moves, centres = tangent.reshape(-1, 7), of_centres.reshape(-1, 7)
     # two cameras leave the turn about their connecting line open: the least change is taken
-    return np.asarray(np.eye(len(tangent)) - tangent @ np.linalg.pinv(of_centres.T @ tangent) @ of_centres.T)
+    return np.asarray(np.eye(len(moves)) - moves @ np.linalg.pinv(centres.T @ moves) @ centres.T)

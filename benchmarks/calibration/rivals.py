@@ -89,7 +89,7 @@ def ask(
             key: np.stack([np.asarray(getattr(c, key)) for c in start]) for key in ("K", "dist", "size", "R", "t")
         }
         keypoints = np.concatenate([s.keypoints for s in sessions], 1)
-        np.savez(source, keypoints=keypoints, confidence=np.array(least), **arrays)
+        np.savez(source, allow_pickle=False, keypoints=keypoints, confidence=np.array(least), **arrays)
         command = [str(python), __file__, tool, str(source), str(target)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=limit_s)
@@ -104,4 +104,6 @@ def ask(
 if __name__ == "__main__":
     tool, source, target = sys.argv[1:]
     np.random.seed(0)  # aniposelib samples with the global generator
-    np.savez(target, **{"caliscope": caliscope, "aniposelib": aniposelib}[tool](dict(np.load(source))))
+    np.savez(
+        target, allow_pickle=False, **{"caliscope": caliscope, "aniposelib": aniposelib}[tool](dict(np.load(source)))
+    )

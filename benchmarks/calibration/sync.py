@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from problems import rig
 
 from edgelift.calibration.synchronise import find_offsets
@@ -28,7 +29,7 @@ FPS, NOISE_PX, MISSING, FARTHEST_S = 60.0, 3.0, 0.1, 0.5
 LONGEST_S, SHORTEST_S = 10.0, 4.0
 
 
-def late(data: Path, clip: Clip, offsets: np.ndarray, seed: int) -> Session:  # type: ignore[type-arg]
+def late(data: Path, clip: Clip, offsets: NDArray[np.float64], seed: int) -> Session:
     """What cameras see whose time t is the world's t + offset."""
     cameras, rng = rig(data, "h36m_S9"), np.random.default_rng(seed)
     world = clip.poses - clip.poses[:, clip.skeleton.root].mean(0) * [1, 1, 0] + rig_middle(cameras) * [1, 1, 0]
