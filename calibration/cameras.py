@@ -27,7 +27,7 @@ from edgelift.calibration.bundle import (
     Sightings,
     adjust,
     linear_system,
-)  # fmt: skip
+)
 from edgelift.calibration.metric import (
     Scale,
     Upright,
@@ -37,7 +37,7 @@ from edgelift.calibration.metric import (
     scale_by_height,
     upright_by_axis,
     upright_by_people,
-)  # fmt: skip
+)
 from edgelift.calibration.structure import LEAST_SHARED, crossed_points, disagreement, first_rig
 from edgelift.calibration.uncertainty import Uncertainty, uncertainty
 from edgelift.poses.cameras import Camera
@@ -54,6 +54,7 @@ FOCAL_TRIES = (0.7, 1.0, 1.4)  # times the prior, to begin with: an adjustment f
 PASSES = 2  # the second is free of what the first rig took for outliers
 LEAST_KEPT = 0.5  # of a joint's or a frame's observations: what fits less often than not is left out
 SEED = 0
+COMMON = skeleton("common14")  # what every skeleton gives
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ def intrinsics_of(sessions: Sequence[Session], estimate: Estimate) -> tuple[Came
                 f"{sessions[0].skeleton.name} from {', '.join(names)}, as session {sessions[0].name}",
                 "Calibrate recordings of one rig and one detector together.",
             )  # fmt: skip
+        _check_lenses(session, sessions[0])
     if len(names) < 2:
         raise EdgeliftError(f"session {sessions[0].name}", "one camera", "two or more", "Record with more cameras.")
     given = sessions[0].cameras
@@ -175,6 +177,20 @@ def intrinsics_of(sessions: Sequence[Session], estimate: Estimate) -> tuple[Came
             "Convert it with --cameras (its poses are not read), or find the lenses too: --estimate focal.",
         )  # fmt: skip
     return tuple(_at_origin(sessions[0], view) for view in range(len(names)))
+
+
+def _check_lenses(session: Session, first: Session) -> None:
+    """EdgeliftError where two sessions have other lenses, or one has none."""
+    own, known = session.cameras, first.cameras
+    same = (own is None) == (known is None) and all(
+        np.array_equal(a.K, b.K) and np.array_equal(a.dist, b.dist) and a.size == b.size
+        for a, b in zip(own or (), known or (), strict=True)
+    )
+    if not same:
+        raise EdgeliftError(
+            f"session {session.name}", f"other lenses than session {first.name}", "the same intrinsics in all sessions",
+            "Convert all of them with the same --cameras, or calibrate them by themselves.",
+        )  # fmt: skip
 
 
 def _at_origin(session: Session, view: int) -> Camera:
@@ -266,55 +282,50 @@ def _in_metres(
     step_s: float,
     started: float,
 ) -> Calibration:
-    poses, noise, feet = _people(bundle, session)
-    common = skeleton("common14")
-    if cues.distances:
-        scale = scale_by_distance(bundle.cameras, cues.distances)
-    elif cues.bones:
-        scale = scale_by_bones(poses, noise, common, cues.bones)
-    else:
-        scale = scale_by_height(poses, noise, common, float(cues.height_m or 0))
-    if cues.up is None:
-        ankles = np.array([common.joints.index(f"{side}_ankle") for side in ("left", "right")])
-        upright = upright_by_people(poses, common, ankles)
-    else:
-        upright = upright_by_axis(bundle.cameras, *cues.up, feet)
+    poses, noise = _people(bundle, session)
+    scale, upright = _scale(bundle, cues, poses, noise), _upright(bundle, cues, poses)
     cameras = in_the_world(bundle.cameras, scale, upright, np.nanmedian(poses.reshape(-1, 3), 0))
     turn = scale.metres * cameras[0].R.T @ bundle.cameras[0].R
-    metres = Uncertainty(turn @ doubt.centre @ turn.T, doubt.turn, doubt.focal, doubt.clock, doubt.inflation)
-    residual = np.linalg.norm(bundle.residuals(), axis=-1)
-    joints = set(np.unique(sightings.joint)) - set(np.unique(bundle.sightings.joint))
-    frames_used = np.unique(bundle.sightings.frame)
-    frames = len(np.unique(sightings.frame)) - len(frames_used)
-    world = _moved(poses, bundle.cameras, cameras, scale)
+    world = (poses - bundle.cameras[0].centre) @ turn.T + cameras[0].centre
     middle = np.nanmedian(world.reshape(-1, 3), axis=0)
+    joints = set(np.unique(sightings.joint)) - set(np.unique(bundle.sightings.joint))
+    frames = np.unique(bundle.sightings.frame)
     return Calibration(
-        cameras=cameras, uncertainty=metres, scale=scale, upright=upright, residual_px=np.nanmedian(residual, axis=1),
-        bundle=bundle, poses=world, joints_left_out=tuple(session.skeleton.joints[j] for j in sorted(joints)),
-        frames_left_out=frames, distance_m=np.array([float(np.linalg.norm(c.centre - middle)) for c in cameras]),
-        seen_s=step_s * len(frames_used), seconds=time.perf_counter() - started,
+        cameras=cameras, uncertainty=replace(doubt, centre=turn @ doubt.centre @ turn.T), scale=scale, upright=upright,
+        residual_px=np.nanmedian(np.linalg.norm(bundle.residuals(), axis=-1), axis=1), bundle=bundle, poses=world,
+        joints_left_out=tuple(session.skeleton.joints[j] for j in sorted(joints)),
+        frames_left_out=len(np.unique(sightings.frame)) - len(frames),
+        distance_m=np.array([float(np.linalg.norm(c.centre - middle)) for c in cameras]),
+        seen_s=step_s * len(frames), seconds=time.perf_counter() - started,
     )  # fmt: skip
 
 
-def _people(bundle: Bundle, session: Session) -> tuple[Float64, Float64, Float64]:
-    """Poses (frames, joints, 3) of common14 in units of the rig, the variances of their joints, and where feet were."""
+def _scale(bundle: Bundle, cues: Cues, poses: Float64, noise: Float64) -> Scale:
+    if cues.distances:
+        return scale_by_distance(bundle.cameras, cues.distances)
+    if cues.bones:
+        return scale_by_bones(poses, noise, COMMON, cues.bones)
+    return scale_by_height(poses, noise, COMMON, float(cues.height_m or 0))
+
+
+def _upright(bundle: Bundle, cues: Cues, poses: Float64) -> Upright:
+    ankles = np.array([COMMON.joints.index(f"{side}_ankle") for side in ("left", "right")])
+    if cues.up is None:
+        return upright_by_people(poses, COMMON, ankles)
+    return upright_by_axis(bundle.cameras, *cues.up, poses[:, ankles].reshape(-1, 3))
+
+
+def _people(bundle: Bundle, session: Session) -> tuple[Float64, Float64]:
+    """Poses (frames, joints, 3) of common14 in units of the rig, and (frames, joints) the variances of their joints."""
     frames, index = np.unique(bundle.sightings.frame, return_inverse=True)
     raw = np.full((len(frames), len(session.skeleton.joints), 3), np.nan)
+    spread = raw.copy()
     placed = bundle.counted.any(0)
-    raw[index[placed], bundle.sightings.joint[placed]] = bundle.points[placed]
-    spread = np.full((*raw.shape[:2], 3), np.nan)
+    where = index[placed], bundle.sightings.joint[placed]
+    raw[where] = bundle.points[placed]
     inverse = linear_system(bundle, bundle.cameras).reduced()[2]
-    variance = np.trace(inverse, axis1=1, axis2=2)[placed]
-    spread[index[placed], bundle.sightings.joint[placed]] = variance[:, None]
-    common = skeleton("common14")
-    poses = convert_poses(raw, session.skeleton, common)
-    feet = poses[:, [common.joints.index(f"{side}_ankle") for side in ("left", "right")]].reshape(-1, 3)
+    spread[where] = np.trace(inverse, axis1=1, axis2=2)[placed, None]
+    poses = convert_poses(raw, session.skeleton, COMMON)
     # a midpoint's variance is half of this mean: on the safe side, and of the trunk alone
-    noise = convert_poses(spread, session.skeleton, common)[..., 0]
-    return np.asarray(poses, np.float64), np.asarray(noise, np.float64), np.asarray(feet, np.float64)
-
-
-def _moved(poses: Float64, before: Sequence[Camera], after: Sequence[Camera], scale: Scale) -> Float64:
-    """Points of the rig's frame in the world that its cameras were put in."""
-    turn = after[0].R.T @ before[0].R
-    return np.asarray(scale.metres * (poses - before[0].centre) @ turn.T + after[0].centre)
+    noise = convert_poses(spread, session.skeleton, COMMON)[..., 0]
+    return np.asarray(poses, np.float64), np.asarray(noise, np.float64)

@@ -16,11 +16,14 @@ from edgelift.poses.errors import EdgeliftError
 
 LEAST_SHARED = 60  # joints at moments that two views must share to be compared
 THINNED = 1500  # points that a first rig is adjusted with
-MOST_PAIRS = 40  # of views, whose rays are crossed to find a joint: more find no better ones
+LEAST_PAIRS = 6  # of views, whose rays are crossed to find a joint; as many as views, where those are more
 LEAST_CROSSING = 0.03  # squared sine of the angle between two rays (10 degrees) below which they place nothing
-BEGINNINGS = 3  # pairs that a rig is begun with
+PARTNERS = 5  # of each view, that it is compared with
+BEGINNINGS, COMPARED = 3, 4  # pairs that a rig is begun with; cameras until the best of them is chosen
 FAR_PX = 100.0  # views that disagree by more do not say by how much
 UNSURE = 6.0  # scales within which views agree on a joint to begin with
+
+Standing = dict[int, Camera]
 
 
 def first_rig(sightings: Sightings, cameras: Cameras, rng: np.random.Generator) -> tuple[Camera, ...]:
@@ -29,14 +32,11 @@ def first_rig(sightings: Sightings, cameras: Cameras, rng: np.random.Generator) 
     Each of the surest pairs begins once, as two views alone may be ambiguous; the rig on which views agree best is
     kept. EdgeliftError where a camera shares too little with the others.
     """
-    ideal = np.stack([rays(k, c) for k, c in zip(sightings.keypoints, cameras, strict=True)])
-    seen = sightings.seen & np.isfinite(ideal).all(-1)
-    relative = _relative_poses(ideal, seen, rng)
-    pairs = sorted(relative, key=lambda pair: relative[pair].doubt)[:BEGINNINGS]
-    if len(cameras) < 3 and pairs:
-        return _grown(sightings, cameras, ideal, seen, relative, pairs[0], rng)
-    rigs = [_grown(sightings, cameras, ideal, seen, relative, pair, rng) for pair in pairs or [(0, 0)]]
-    return min(rigs, key=lambda rig: disagreement(sightings, rig))
+    growth = _Growth(sightings, cameras, rng)
+    begun = [growth.until(growth.begun(pair), min(len(cameras), COMPARED)) for pair in growth.surest_pairs()]
+    best = min(begun, key=growth.disagreement) if len(begun) > 1 else begun[0]
+    stands = growth.until(best, len(cameras))
+    return tuple(stands[v] for v in range(len(cameras)))
 
 
 def disagreement(s: Sightings, cameras: Cameras) -> float:
@@ -48,88 +48,102 @@ def disagreement(s: Sightings, cameras: Cameras) -> float:
     return float(np.minimum(distances[s.seen], FAR_PX).mean())
 
 
-def _grown(
-    sightings: Sightings,
-    cameras: Cameras,
-    ideal: Float64,
-    seen: Bools,
-    relative: dict[tuple[int, int], RelativePose],
-    pair: tuple[int, int],
-    rng: np.random.Generator,
-) -> tuple[Camera, ...]:
-    """Start with a pair, then add the camera that is surest relative to one that stands, and adjust, until all stand.
+class _Growth:
+    """A rig that grows, camera by camera: which of them stand, and where."""
 
-    A camera's distance from its neighbour is that at which the depths of joints agree.
-    """
-    a, b = pair
-    placed = {a: replace(cameras[a], R=np.eye(3), t=np.zeros(3))}
-    if a != b:
-        placed[b] = replace(cameras[b], R=relative[pair].R, t=relative[pair].t)
-    while len(placed) < len(cameras):
-        near, new, pose = _surest(relative, placed, [c.name for c in cameras])
-        R = pose.R @ placed[near].R
-        scale = _scale(sightings, seen, ideal, placed, near, new, pose)
-        placed[new] = replace(cameras[new], R=R, t=pose.R @ placed[near].t + scale * pose.t)
-        order = sorted(placed)
-        better = _settled(sightings.views(order), [placed[v] for v in order], rng)
-        placed = dict(zip(order, better, strict=True))
-    return tuple(placed[v] for v in range(len(cameras)))
-
-
-def _relative_poses(ideal: Float64, seen: Bools, rng: np.random.Generator) -> dict[tuple[int, int], RelativePose]:
-    found = {}
-    for a, b in combinations(range(len(ideal)), 2):
-        both = np.flatnonzero(seen[a] & seen[b])
-        if len(both) >= LEAST_SHARED:
-            both = rng.permutation(both)[: 2 * THINNED]
-            pose = relative_pose(ideal[a, both], ideal[b, both], rng)
+    def __init__(self, sightings: Sightings, cameras: Cameras, rng: np.random.Generator) -> None:
+        self.s, self.cameras, self.rng = sightings, cameras, rng
+        self.ideal = np.stack([rays(k, c) for k, c in zip(sightings.keypoints, cameras, strict=True)])
+        self.seen = sightings.seen & np.isfinite(self.ideal).all(-1)
+        self.relative: dict[tuple[int, int], RelativePose] = {}
+        for a, b in self._partners():
+            both = rng.permutation(np.flatnonzero(self.seen[a] & self.seen[b]))[: 2 * THINNED]
+            pose = relative_pose(self.ideal[a, both], self.ideal[b, both], rng)
             if pose is not None:
-                found[a, b] = pose
-    return found
+                self.relative[a, b] = pose
+                self.relative[b, a] = RelativePose(pose.R.T, -pose.R.T @ pose.t, pose.doubt, pose.misfit)
 
+    def _partners(self) -> list[tuple[int, int]]:
+        """Pairs of views to compare: each with those that it shares most joints with, so not all of a large rig."""
+        seen = self.seen.astype(np.float32)
+        shared = seen @ seen.T
+        np.fill_diagonal(shared, 0)
+        chosen = set()
+        for a, row in enumerate(shared):
+            for b in np.argsort(-row, kind="stable")[:PARTNERS]:
+                if row[b] >= LEAST_SHARED:
+                    chosen.add((min(a, int(b)), max(a, int(b))))
+        return sorted(chosen)
 
-def _surest(
-    relative: dict[tuple[int, int], RelativePose], placed: dict[int, Camera], names: Sequence[str]
-) -> tuple[int, int, RelativePose]:
-    """The surest pair of a camera that stands and one that does not, and how the latter stands to the former."""
-    open_pairs = {}
-    for (a, b), pose in relative.items():
-        if (a in placed) != (b in placed):
-            turned = RelativePose(pose.R.T, -pose.R.T @ pose.t, pose.doubt, pose.misfit)
-            open_pairs[(a, b) if a in placed else (b, a)] = pose if a in placed else turned
-    if not open_pairs:
-        lonely = [name for v, name in enumerate(names) if v not in placed]
-        raise EdgeliftError(
-            f"camera {', '.join(lonely)}", "hardly a moment shared with the other cameras",
+    def surest_pairs(self) -> list[tuple[int, int]]:
+        """The pairs to begin with; EdgeliftError where there is none."""
+        pairs = sorted((p for p in self.relative if p[0] < p[1]), key=lambda p: self.relative[p].doubt)
+        if not pairs:
+            raise self._lonely(range(len(self.cameras)))
+        return pairs[: BEGINNINGS if len(self.cameras) > 2 else 1]
+
+    def begun(self, pair: tuple[int, int]) -> Standing:
+        a, b = pair
+        pose = self.relative[pair]
+        return {
+            a: replace(self.cameras[a], R=np.eye(3), t=np.zeros(3)),
+            b: replace(self.cameras[b], R=pose.R, t=pose.t),
+        }
+
+    def until(self, stands: Standing, count: int) -> Standing:
+        """Add cameras, at most as many at a time as stand, and adjust all, until so many stand."""
+        while len(stands) < count:
+            joining = self._joining(stands)[: min(len(stands) - 1, count - len(stands)) or 1]
+            points = self._points(stands)
+            for near, new in joining:
+                pose, beside = self.relative[near, new], stands[near]
+                scale = self._scale(points, beside, near, new)
+                R, t = pose.R @ beside.R, pose.R @ beside.t + scale * pose.t
+                stands = stands | {new: replace(self.cameras[new], R=R, t=t)}
+            order = sorted(stands)
+            better = _settled(self.s.views(order), [stands[v] for v in order], self.rng)
+            stands = dict(zip(order, better, strict=True))
+        return stands
+
+    def _joining(self, stands: Standing) -> list[tuple[int, int]]:
+        """For each camera that could join, the surest pair with one that stands; the surest first."""
+        best: dict[int, tuple[int, int]] = {}
+        for near, new in sorted(self.relative, key=lambda pair: self.relative[pair].doubt):
+            if near in stands and new not in stands:
+                best.setdefault(new, (near, new))
+        if not best:
+            raise self._lonely([v for v in range(len(self.cameras)) if v not in stands])
+        return list(best.values())
+
+    def _lonely(self, views: Sequence[int]) -> EdgeliftError:
+        return EdgeliftError(
+            f"camera {', '.join(self.cameras[v].name for v in views)}",
+            "hardly a moment shared with the other cameras",
             f"{LEAST_SHARED} joints seen with another camera at the same time",
             "Record somebody who walks through the images of several cameras at once, or leave the camera out.",
         )  # fmt: skip
-    (near, new), pose = min(open_pairs.items(), key=lambda item: item[1].doubt)
-    return near, new, pose
 
+    def _points(self, stands: Standing) -> Float64:
+        """Joints (points, 3) by the cameras that stand; of a pair alone nothing is asked."""
+        order = sorted(stands)
+        return crossed_points(self.s.views(order), [stands[v] for v in order])[0]
 
-def _scale(
-    s: Sightings,
-    seen: Bools,
-    ideal: Float64,
-    placed: dict[int, Camera],
-    near: int,
-    new: int,
-    pose: RelativePose,
-) -> float:
-    """How far the new camera is from its neighbour: depths of joints by the standing cameras over those of the pair."""
-    if len(placed) == 1:
-        return 1.0
-    order = sorted(placed)
-    points, _ = crossed_points(s.views(order), [placed[v] for v in order])
-    shared = np.flatnonzero(seen[near] & seen[new] & np.isfinite(points).all(-1))
-    if len(shared) < LEAST_SHARED // 4:
-        return 1.0
-    stands = (points[shared] @ placed[near].R.T + placed[near].t)[:, 2]
-    units = depths(pose.R, pose.t, ideal[near, shared], ideal[new, shared])[0]
-    ratio = stands / np.where(units > 0, units, np.nan)
-    ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
-    return float(np.median(ratio)) if len(ratio) else 1.0
+    def _scale(self, points: Float64, beside: Camera, near: int, new: int) -> float:
+        """How far a camera is from its neighbour: depths of joints by those that stand over those of the pair."""
+        shared = np.flatnonzero(self.seen[near] & self.seen[new] & np.isfinite(points).all(-1))
+        pose = self.relative[near, new]
+        if len(shared) < LEAST_SHARED // 4:
+            return 1.0
+        stands = (points[shared] @ beside.R.T + beside.t)[:, 2]
+        units = depths(pose.R, pose.t, self.ideal[near, shared], self.ideal[new, shared])[0]
+        ratio = stands / np.where(units > 0, units, np.nan)
+        ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
+        return float(np.median(ratio)) if len(ratio) else 1.0
+
+    def disagreement(self, stands: Standing) -> float:
+        """Of the cameras that stand, in pixels."""
+        order = sorted(stands)
+        return disagreement(self.s.views(order), [stands[v] for v in order])
 
 
 def _settled(s: Sightings, cameras: Cameras, rng: np.random.Generator) -> tuple[Camera, ...]:
@@ -172,12 +186,11 @@ def crossed_points(s: Sightings, cameras: Cameras, limit_px: float | None = None
 def _widest_pairs(cameras: Cameras) -> list[tuple[int, int]]:
     """Pairs of views, those whose axes cross at about a right angle first; of each view some, where there are many."""
     pairs = sorted(combinations(range(len(cameras)), 2), key=lambda p: abs(cameras[p[0]].R[2] @ cameras[p[1]].R[2]))
-    if len(pairs) <= MOST_PAIRS:
-        return pairs
-    share, taken = 2 * MOST_PAIRS // len(cameras), dict.fromkeys(range(len(cameras)), 0)
+    most = max(LEAST_PAIRS, len(cameras))
+    share, taken = -(-2 * most // len(cameras)), dict.fromkeys(range(len(cameras)), 0)
     chosen = []
     for a, b in pairs:
-        if taken[a] < share or taken[b] < share:
+        if taken[a] < share and taken[b] < share:
             chosen.append((a, b))
             taken[a], taken[b] = taken[a] + 1, taken[b] + 1
     return chosen

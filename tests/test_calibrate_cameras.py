@@ -277,6 +277,11 @@ def test_what_cannot_be_calibrated_is_refused(recorded: list[Session]) -> None:
         alone.append(replace(session, keypoints=keypoints))
     with pytest.raises(EdgeliftError, match=r"cam_03.*hardly a moment"):
         calibrate_cameras(alone, measured(recorded[0].rig))
+    zoomed = replace(
+        recorded[1], cameras=tuple(replace(c, K=c.K * [[1.1, 1, 1], [1, 1, 1], [1, 1, 1]]) for c in recorded[1].rig)
+    )
+    with pytest.raises(EdgeliftError, match="other lenses"):
+        calibrate_cameras([recorded[0], zoomed], Cues(height_m=1.7))
     with pytest.raises(EdgeliftError, match="of one rig and one detector"):
         calibrate_cameras([recorded[0], recorded[1].only([0, 1])], Cues(height_m=1.7))
 
