@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgelift.poses.cameras import Camera, triangulate
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.files import replaced
+from edgelift.poses.formats.cameras.checks import LARGEST_NUMBER
 from edgelift.poses.formats.untrusted import check_archive, check_npy, check_texts, to_real
 from edgelift.poses.skeletons import Skeleton, check_joints, convert, convert_poses, skeleton
 
@@ -151,7 +152,8 @@ def _resampled(
 
 def clean_keypoints(keypoints: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return float32 keypoints with every missing joint (confidence not > 0, or x, y not finite) as NaN, NaN, 0."""
-    out = keypoints.astype(np.float32, copy=True)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no float32 is missing, or was
+        out = keypoints.astype(np.float32, copy=True)
     missing = ~(out[..., 2] > 0) | ~np.isfinite(out[..., :2]).all(-1)
     out[missing] = (np.nan, np.nan, 0)
     return out
@@ -258,7 +260,7 @@ def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     except EdgeliftError:
         raise
     except Exception as error:  # a damaged archive can raise nearly anything
-        received = f"an unreadable archive ({type(error).__name__}: {error})"
+        received = f"an unreadable archive ({type(error).__name__}: {error!s:.200})"
         raise EdgeliftError(str(path), received, "a whole .npz", remedy) from error
 
 
@@ -297,7 +299,8 @@ def _read(path: Path, a: Mapping[str, NDArray[Any]]) -> Session:
 
 def _from_arrays(path: Path, a: Mapping[str, NDArray[Any]]) -> Session:
     names = tuple(str(n) for n in a["camera_names"])
-    sizes = tuple((int(w), int(h)) for w, h in a["camera_size"]) if "camera_size" in a else None
+    held = to_real(f"{path}: camera_size", a["camera_size"], np.float64) if "camera_size" in a else None
+    sizes = None if held is None else tuple((int(w), int(h)) for w, h in held)
     cameras = _load_cameras(path, a, names, sizes)
     return Session(
         keypoints=to_real(f"{path}: keypoints", a["keypoints"], np.float32),
@@ -327,6 +330,11 @@ def _load_cameras(
             str(path), f"cameras with {present}", f"{keys} and camera_size, {len(names)} of each", "Convert it again."
         )
     columns = [to_real(f"{path}: {k}", a[k], np.float64) for k in keys]
+    for key, column in zip(keys, columns, strict=True):
+        if (np.isfinite(column) & (np.abs(column) > LARGEST_NUMBER)).any():
+            raise EdgeliftError(
+                f"{path}: {key}", f"{np.abs(column).max():g}", f"numbers within {LARGEST_NUMBER:g}", "Convert it again."
+            )
     return tuple(Camera(*row) for row in zip(names, *columns, sizes, strict=True))
 
 

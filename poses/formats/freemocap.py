@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.detections import Detections, to_recording
 from edgelift.poses.formats.tables import open_npy
-from edgelift.poses.formats.untrusted import load_toml
+from edgelift.poses.formats.untrusted import load_toml, to_real
 from edgelift.poses.formats.views import check_names, to_frames
 from edgelift.poses.recordings import Recording
 from edgelift.poses.rigs import plain_name
@@ -42,7 +42,7 @@ def read_freemocap(folder: Path, skeleton: Skeleton, fps: float) -> Recording:
         )  # fmt: skip
     numbers = np.arange(points.shape[1])
     views = [
-        Detections(name, str(path), to_frames(f"{path}, {name}", numbers, _people(xy)))
+        Detections(name, str(path), to_frames(f"{path}, {name}", numbers, _people(str(path), xy)))
         for name, xy in zip(names, points, strict=True)
     ]
     check_names(str(folder), views)
@@ -86,9 +86,9 @@ def _calibrated(path: Path) -> list[str]:
     return [camera["name"] for camera in cameras if isinstance(camera.get("name"), str)]
 
 
-def _people(points: NDArray[np.generic]) -> NDArray[np.float64]:
+def _people(where: str, points: NDArray[np.generic]) -> NDArray[np.float64]:
     """(frames, 1, joints, 3): the one person of (frames, joints, 2)."""
-    xy = points.astype(np.float64)
+    xy = to_real(where, points, np.float64)
     found = np.isfinite(xy).all(-1) & (xy != 0).any(-1)
     # infinity stays: it is an error, not a missing point
     found |= np.isinf(xy).any(-1)

@@ -84,8 +84,8 @@ def _dataset(path: Path, file: Any, name: str) -> Any:
     import h5py
 
     dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-    strange = not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual
-    if strange or dataset.file.filename != file.filename:  # a group on the way may be a link, too
+    own = isinstance(dataset, h5py.Dataset) and not dataset.external and not dataset.is_virtual
+    if dataset is None or not own or dataset.file.filename != file.filename:  # a group on the way may be a link, too
         raise EdgeliftError(f"{path}: {name}", "no dataset, or one in another file", "", REMEDY)
     size = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
     if size > min(LARGEST_TEXT, LARGEST_RATIO * path.stat().st_size):

@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.formats.cameras.checks import MOST_CAMERAS
 from edgelift.poses.formats.detections import NORMALISED_LIMIT, Detections, Frame, read_views, to_recording
 from edgelift.poses.formats.pose2d import NUMBERS
 from edgelift.poses.formats.tables import open_npy, read_rows, to_numbers
-from edgelift.poses.formats.untrusted import load_json
+from edgelift.poses.formats.untrusted import load_json, to_real
 from edgelift.poses.formats.views import check_names, check_people, to_frames, whole_numbers
 from edgelift.poses.recordings import Recording
 from edgelift.poses.sessions import load_arrays
@@ -45,6 +46,7 @@ AXES = {
     "x": 0, "y": 1, "v": 2, "vis": 2, "visibility": 2, "viscon": 2, "confidence": 2,
 }  # fmt: skip
 SUFFIXES = (".json", ".csv", ".npy")
+LONGEST_INDEX = 3  # digits of a landmark's number
 DEEPEST = 4  # lists and objects between a frame and a landmark
 
 # MediaPipe names the mouth the other way round
@@ -100,9 +102,11 @@ def _to_pixels(view: Detections, size: tuple[int, int] | None) -> Detections:
             "Give --size WIDTHxHEIGHT of the images that MediaPipe saw.",
         )  # fmt: skip
     scale = np.array([*size, 1.0])
-    check_people(view.where, whole * scale)
-    frames = {n: replace(frame, people=[person * scale for person in frame.people]) for n, frame in view.frames.items()}
-    return replace(view, frames=frames)
+    frames = view.frames.items()
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused, or was not seen
+        check_people(view.where, whole * scale)
+        scaled = {n: replace(frame, people=[person * scale for person in frame.people]) for n, frame in frames}
+    return replace(view, frames=scaled)
 
 
 def _read_file(path: Path) -> Detections:
@@ -213,7 +217,7 @@ def _wide_columns(path: Path, header: Sequence[str]) -> NDArray[np.intp]:
             columns[index[name], axis] = column
     if (columns < 0).any() or len(found) != columns.size:
         raise EdgeliftError(
-            str(path), f"a header of {len(found)} columns of landmarks: {', '.join(header[:6])}, ...",
+            str(path), f"a header of {len(found)} columns of landmarks: {', '.join(header[:6]):.80}, ...",
             f"x, y and visibility of {COUNT} landmarks",
             "Name them x1, y1, z1, v1, ... or nose_x, nose_y, nose_z, nose_visibility, ...",
         )  # fmt: skip
@@ -223,12 +227,14 @@ def _wide_columns(path: Path, header: Sequence[str]) -> NDArray[np.intp]:
 def _split(cell: str) -> tuple[str, int] | None:
     """Take a column's name apart: landmark (name or number) and axis, None where it is no x, y or visibility."""
     axes = "|".join(AXES)
-    numbered = re.fullmatch(rf"({axes})_?(\d{{1,3}})", cell)
+    numbered = re.fullmatch(rf"({axes})_?(\d{{1,{LONGEST_INDEX}}})", cell)
     named = re.fullmatch(rf"(?:landmark_?|lm_?|pose_)?(\w+?)_({axes})", cell)
     if numbered:
         return str(int(numbered[2])), AXES[numbered[1]]
-    if named:
-        return str(int(named[1])) if named[1].isdecimal() else named[1], AXES[named[2]]
+    if named and not named[1].isdecimal():
+        return named[1], AXES[named[2]]
+    if named and len(named[1]) <= LONGEST_INDEX:
+        return str(int(named[1])), AXES[named[2]]
     return None
 
 
@@ -255,7 +261,7 @@ def _noting(path: Path, rows: Iterator[list[str]], column: int, which: list[int]
     """Pass rows on, and put the index of each row's landmark in `which`."""
     for cells in rows:
         word = cells[column].casefold() if column < len(cells) else ""
-        index = int(word) if re.fullmatch(r"\d{1,3}", word) else _INDEX.get(word, -1)
+        index = int(word) if re.fullmatch(rf"\d{{1,{LONGEST_INDEX}}}", word) else _INDEX.get(word, -1)
         if not 0 <= index < COUNT:
             raise EdgeliftError(str(path), f"landmark {word!r:.40}", f"0 to {COUNT - 1}, or a name", "Correct it.")
         which.append(index)
@@ -287,18 +293,19 @@ def _from_array(where: str, array: NDArray[Any]) -> dict[int, Frame]:
             where, f"{array.dtype} of shape {array.shape}", f"(frames, {COUNT}, 4): x, y, z, visibility",
             "Save the visibility too: without it every landmark would count as seen.",
         )  # fmt: skip
-    return to_frames(where, np.arange(len(whole)), whole[..., [0, 1, 3]].astype(np.float64))
+    return to_frames(where, np.arange(len(whole)), to_real(where, whole[..., [0, 1, 3]], np.float64))
 
 
 def _from_views(path: Path, arrays: Mapping[str, NDArray[Any]]) -> list[Detections]:
     array, names = arrays["keypoints_2d"], arrays.get("camera_names", np.empty(0, str))
-    wanted = f"(views, frames, {COUNT}, 3): x, y, visibility, and camera_names of as many"
-    if array.ndim != 4 or array.shape[2:] != (COUNT, 3) or array.dtype.kind not in "fiu" or not array.size:
+    wanted = f"({MOST_CAMERAS} views at most, frames, {COUNT}, 3): x, y, visibility, and camera_names of as many"
+    wrong = array.ndim != 4 or array.shape[2:] != (COUNT, 3) or array.dtype.kind not in "fiu"
+    if wrong or not array.size or len(array) > MOST_CAMERAS:
         raise EdgeliftError(f"{path}: keypoints_2d", f"{array.dtype} of shape {array.shape}", wanted, "Save it so.")
     if names.shape != array.shape[:1] or names.dtype.kind != "U":
         raise EdgeliftError(f"{path}: camera_names", f"{names.dtype} of shape {names.shape}", wanted, "Save it so.")
     numbers, joints = np.arange(array.shape[1]), SKELETONS["mediapipe33"].joints
     return [
-        Detections(name, str(path), to_frames(f"{path}, {name}", numbers, view[:, None].astype(np.float64)), joints)
-        for name, view in zip(names.tolist(), array, strict=True)
+        Detections(name, str(path), to_frames(f"{path}, {name}", numbers, view[:, None]), joints)
+        for name, view in zip(names.tolist(), to_real(str(path), array, np.float64), strict=True)
     ]

@@ -6,6 +6,7 @@ import json
 import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.poses.errors import EdgeliftError
+from edgelift.poses.formats.untrusted import twice
 from edgelift.poses.recordings import Recording, View
 from edgelift.poses.skeletons import SKELETONS, Skeleton, skeleton
 
@@ -26,6 +28,7 @@ INT64, FROM_0 = range(-(2**63), 2**63), range(2**63)
 NUMBERS = frozenset((int, float))  # bool is an int to isinstance, but no number of a detector
 NOT_FOUND, MISSING = [0.0, 0.0, 0.0], (np.nan, np.nan, 0.0)
 LONGEST_NAME = 200
+LONGEST_LINE = 2**24  # bytes of a file's line: a thousand people of 133 joints are half of it
 FAR_PX = 1e6  # from the image's corner: no detection is there, and squares of such numbers overflow
 SUBJECT, REMEDY = "pose2d message", "docs/messages.md describes the message."
 
@@ -238,8 +241,11 @@ def _read_file(path: Path) -> dict[str, list[Pose2d]]:
 
 def _messages(path: Path) -> Iterator[tuple[int, Pose2d]]:
     """Yield the number of each line, from 1, and its message; blank lines are passed over."""
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE), b""), start=1):
+            if len(line) == LONGEST_LINE:
+                received, remedy = f"more than {LONGEST_LINE} bytes", "Write each message on a line of its own."
+                raise EdgeliftError(f"{path}, line {number}", received, "one pose2d message a line", remedy)
             if not line.strip():
                 continue
             try:
@@ -259,8 +265,8 @@ def _name_views(path: Path, streams: Sequence[_Stream]) -> list[str]:
     for unique in (names, stems):
         if len(set(unique)) == len(unique):
             return unique
-    twice = sorted({name for name in names if names.count(name) > 1})
+    again = ", ".join(twice(names))
     raise EdgeliftError(
-        str(path), f"several files with a stream {', '.join(twice)}, and with more than one stream",
+        str(path), f"several files with a stream {again:.200}, and with more than one stream",
         "streams whose names differ, or one stream a file", "Name the streams when detecting (--name).",
     )  # fmt: skip

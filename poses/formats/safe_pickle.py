@@ -21,7 +21,7 @@ from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.untrusted import LARGEST_TEXT, check_archive, check_npy, check_texts, read_npy_header
 
 # the function numpy's own scalars name in a pickle, taken from a scalar instead of a private module
-_SCALAR = np.float64(0).__reduce__()[0]
+_SCALAR: Any = np.float64(0).__reduce__()[0]
 # how many bytes or elements a pickle may build by calls, for each of its own bytes: an honest one holds what it builds
 MOST_BUILT = 4
 MOST_AGAIN = 16  # times that a pickle may come back to a tuple: a key of tuples in tuples takes 2 ** times to hash
@@ -40,6 +40,22 @@ class _RefusedError(Exception):
     """A pickle names something that is not admitted, or builds more than it holds."""
 
 
+class _Type:
+    """A plain type of numbers, texts or objects, which `numpy.dtype` stands for.
+
+    numpy believes a pickled type whatever it says of itself: fields in fields for ever, or that objects are bytes, and
+    then bytes of the file are taken for addresses. So all but the order of the bytes is taken from the name alone.
+    """
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch("[<>=|]?[?A-UW-Za-z][0-9]{0,9}", code):
+            raise _RefusedError("numpy.dtype with fields")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
 class _Array(np.ndarray[Any, Any]):
     """An array that is made empty and filled by its state, whose size is that of the data that comes with it."""
 
@@ -48,21 +64,32 @@ class _Array(np.ndarray[Any, Any]):
 
     def __setstate__(self, state: Any) -> None:
         # numpy's order: [version,] shape, dtype, whether columns come first, data
-        shape, dtype, _, data = state[-4:]
+        shape, kind, columns_first, data = state[-4:]
+        dtype = _plain(kind)
         count = len(data) if dtype.hasobject else len(data) // dtype.itemsize
         if math.prod(shape) != count:
             raise _RefusedError(f"numpy.ndarray with {count} elements for the shape {shape}")
-        super().__setstate__(state)
+        super().__setstate__((*state[:-4], shape, dtype, columns_first, data))
+        check_texts(self)
+
+
+def _plain(kind: Any) -> np.dtype[Any]:
+    if not isinstance(kind, _Type):
+        raise _RefusedError("an array of no numpy.dtype")
+    return kind.dtype
 
 
 def _empty(kind: Any, shape: Any, code: Any) -> NDArray[Any]:
     """What pickles call to make an array (numpy's `_reconstruct`): it is always empty, whatever they ask for."""
-    return np.ndarray.__new__(_Array, (0,), "b")
+    made: NDArray[Any] = np.ndarray.__new__(_Array, (0,), "b")
+    return made
 
 
 def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> NDArray[Any]:
     """What pickles of protocol 5 call to make an array: a view of the bytes that they hold."""
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
+    made: NDArray[Any] = np.frombuffer(data, _plain(dtype)).reshape(shape, order=order)
+    check_texts(made)
+    return made
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -73,23 +100,16 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
-    """What pickles call to make one of numpy's scalars, of its bytes; of objects numpy would return any as it is."""
-    if not isinstance(data, (bytes, str)):
+    """What pickles call to make one of numpy's scalars, of its bytes; an object numpy would return as it is."""
+    if _plain(dtype).hasobject:
         raise _RefusedError("numpy.scalar of an object")
-    return _SCALAR(dtype, data)
-
-
-def _dtype(code: Any, *_: Any) -> np.dtype[Any]:
-    """What pickles call to make a type: a plain one, because those with fields may have fields in fields for ever."""
-    if not isinstance(code, str) or not re.fullmatch("[<>=|]?[?A-Za-z][0-9]{0,9}", code) or "V" in code:
-        raise _RefusedError("numpy.dtype with fields")
-    return np.dtype(code)
+    return _SCALAR(_plain(dtype), data)
 
 
 def _check_opcodes(data: bytes) -> None:
     """Refuse a pickle that need not be long to take long."""
     again, before = 0, ""
-    tuples: dict[int, bool] = {}  # of what may be named again, whether it may be a tuple
+    tuples: dict[Any, bool] = {}  # of what may be named again, whether it may be a tuple
     for opcode, argument, _ in pickletools.genops(data):
         name = opcode.name
         # the table of what may be named again is as long as the largest number that is given out
@@ -141,7 +161,7 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _frombuffer for core in ("core", "_core")},
     ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _dtype,
+    ("numpy", "dtype"): _Type,
     **{(module, "complex"): complex for module in _BUILTINS},
     **_COUNTED,
 }
@@ -182,7 +202,7 @@ def _told(path: Path, expected: str) -> Iterator[None]:
             "Do not load this file elsewhere either unless you trust its author; write the arrays again without it.",
         ) from error  # fmt: skip
     except Exception as error:  # a malformed pickle can raise nearly anything
-        received = f"an unreadable archive or pickle ({type(error).__name__}: {error})"
+        received = f"an unreadable archive or pickle ({type(error).__name__}: {error!s:.200})"
         raise EdgeliftError(str(path), received, expected, "Download it again.") from error
 
 

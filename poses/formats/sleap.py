@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.detections import CONFIDENCE, PEAK, Detections, read_views, to_recording
 from edgelift.poses.formats.hdf5 import read_hdf5
+from edgelift.poses.formats.untrusted import to_real
 from edgelift.poses.formats.views import check_names, name_joints, to_frames
 from edgelift.poses.recordings import Recording
 from edgelift.poses.skeletons import Skeleton
@@ -94,8 +95,7 @@ def _turned(path: Path, arrays: Arrays, name: str, order: Sequence[str], axes: S
     if sorted(order) != sorted(axes) or array.ndim != len(axes) or array.dtype.kind != "f":
         received = f"{array.dtype} of shape {array.shape}, axes {', '.join(order)}"
         raise EdgeliftError(f"{path}: {name}", received, f"floats by {', '.join(axes)}", REMEDY)
-    turned: NDArray[np.float64] = array.transpose([order.index(axis) for axis in axes]).astype(np.float64)
-    return turned
+    return to_real(f"{path}: {name}", array.transpose([order.index(axis) for axis in axes]), np.float64)
 
 
 def _confidence(path: Path, arrays: Arrays, order: Sequence[str], xy: NDArray[np.float64]) -> NDArray[np.float64]:

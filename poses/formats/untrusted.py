@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import zipfile
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +26,8 @@ LARGEST_TEXT = 2**30  # bytes of one file that is read whole: an hour of 25 join
 MOST_CONTAINERS = 2**24  # lists and objects of a JSON file: an empty one is two bytes there and a hundred in memory
 LARGEST_ARCHIVE = 2**32  # bytes that all members of an archive may unpack to
 LARGEST_RATIO = 1100  # deflate packs nothing more tightly than 1 : 1032
+# a TOML key a.b.c... of a hundred parts: their number squared is the time of the parser
+DOTTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){100}""")
 
 
 def read_text(path: Path, expected: str) -> str:
@@ -56,6 +61,8 @@ def load_json(path: Path, expected: str) -> Any:
 def load_toml(path: Path, expected: str) -> dict[str, Any]:
     """Return what a TOML file holds; malformed, too deeply nested or no text: EdgeliftError."""
     text = read_text(path, expected)
+    if DOTTED.search(text):
+        raise EdgeliftError(str(path), "a key of a hundred parts", expected, "Correct the file: no tool writes such.")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -74,6 +81,11 @@ def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise ValueError(f"an array file of version {version}")
     shape, _, dtype = readers[version](stream)
     return shape, dtype
+
+
+def twice(names: Iterable[str]) -> list[str]:
+    """Return the names that are there more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def check_npy(stream: IO[bytes], size: int) -> None:
@@ -107,7 +119,7 @@ def to_real(where: str, value: Any, dtype: DTypeLike) -> NDArray[Any]:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
         received = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
         raise EdgeliftError(where, received, "real numbers", "Save it as an array of float32.")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # the latter: NaN that would signal
         return np.asarray(value, dtype)
 
 

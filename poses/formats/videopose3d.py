@@ -17,7 +17,7 @@ from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.files import replaced
 from edgelift.poses.formats.safe_pickle import load_pickled_arrays
-from edgelift.poses.formats.untrusted import to_real
+from edgelift.poses.formats.untrusted import to_real, twice
 from edgelift.poses.sessions import Session, clean_keypoints
 from edgelift.poses.skeletons import SKELETONS, Skeleton
 
@@ -77,11 +77,12 @@ def _check_metadata(path: Path, metadata: Any, skeleton: Skeleton) -> None:
     if not isinstance(count, (int, np.integer)):
         received = f"num_joints that are a {type(count).__name__}"
         raise EdgeliftError(f"{path}: metadata", received, "a whole number", "Correct it, or leave it out.")
-    known = LAYOUTS.get(layout) if isinstance(layout, str) else None
+    layout = layout if isinstance(layout, str) else type(layout).__name__
+    known = LAYOUTS.get(layout)
     if count != len(skeleton.joints) or known not in (None, skeleton.name):
         fitting = known or " or ".join(s.name for s in SKELETONS.values() if len(s.joints) == count)
         raise EdgeliftError(
-            f"{path}: metadata", f"{count} joints of layout {layout if isinstance(layout, str) else type(layout).__name__:.80}",
+            f"{path}: metadata", f"{count} joints of layout {layout:.80}",
             f"skeleton {skeleton.name} with {len(skeleton.joints)} joints",
             f"Give --skeleton {fitting or 'of that kind'}.",
         )  # fmt: skip
@@ -151,9 +152,11 @@ def _session(
 
 
 def _check_distinct(path: Path, names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise EdgeliftError(str(path), f"actions that become one name: {twice}", "distinct names", "Rename them.")
+    again = twice(names)
+    if again:
+        raise EdgeliftError(
+            str(path), f"actions that become one name: {reprlib.repr(again)}", "distinct names", "Rename them."
+        )
 
 
 def write_videopose3d(session: Session, path_2d: Path, path_3d: Path | None = None) -> None:

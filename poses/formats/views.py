@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.detections import CONFIDENCE, NAMES_TOLD, Detections, Frame
 from edgelift.poses.formats.pose2d import FAR_PX
+from edgelift.poses.formats.untrusted import twice
 from edgelift.poses.skeletons import Skeleton
 
 Float64 = NDArray[np.float64]
@@ -62,11 +63,10 @@ def check_people(where: str, people: Float64) -> None:
 
 def check_names(source: str, views: Sequence[Detections]) -> None:
     """EdgeliftError where two views have one name."""
-    names = [view.name for view in views]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    again = twice(view.name for view in views)
+    if again:
         raise EdgeliftError(
-            source, f"several views named {', '.join(twice)}", "names that differ",
+            source, f"several views named {_listed(again)}", "names that differ",
             "Leave one file a view in the folder, and rename what is left.",
         )  # fmt: skip
 
@@ -96,8 +96,9 @@ def name_joints(view: Detections, skeleton: Skeleton, joints: Mapping[str, str] 
 def _match(view: Detections, skeleton: Skeleton, given: Mapping[str, str]) -> Indices:
     """Return (joints,) for each joint of the skeleton its index in the file, -1 where the file has none."""
     names, ours = view.joint_names, list(given.values())
+    held = set(names)
     there, known = _listed(names), f"joints of {skeleton.name}: {_listed(skeleton.joints)}"
-    _refuse([name for name in given if name not in names], f"joints of {view.where}: {there}")
+    _refuse([name for name in given if name not in held], f"joints of {view.where}: {there}")
     _refuse([name for name in ours if name not in skeleton.joints], known)
     _refuse([name for name in skeleton.joints if ours.count(name) > 1], "one joint of the file for each of ours")
     theirs = {name: name for name in names if name not in given} | {our: their for their, our in given.items()}
