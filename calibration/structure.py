@@ -15,7 +15,7 @@ from edgelift.poses.cameras import Camera, denormalise, distort, rays
 from edgelift.poses.errors import EdgeliftError
 
 LEAST_SHARED = 60  # joints at moments that two views must share to be compared
-THINNED = 1500  # points that a first rig is adjusted with
+THINNED = 1000  # points that a first rig is adjusted with
 LEAST_PAIRS = 6  # of views, whose rays are crossed to find a joint; as many as views, where those are more
 LEAST_CROSSING = 0.03  # squared sine of the angle between two rays (10 degrees) below which they place nothing
 PARTNERS = 5  # of each view, that it is compared with
@@ -156,7 +156,7 @@ def _settled(s: Sightings, cameras: Cameras, rng: np.random.Generator) -> tuple[
     use = np.flatnonzero(counted.any(0))
     if len(use) < LEAST_SHARED // 4:
         return tuple(cameras)
-    return adjust(thinned.take(use), cameras, points[use], counted[:, use], ALONE, rounds=6).cameras
+    return adjust(thinned.take(use), cameras, points[use], counted[:, use], ALONE, rounds=4).cameras
 
 
 def crossed_points(s: Sightings, cameras: Cameras, limit_px: float | None = None) -> tuple[Float64, Bools]:

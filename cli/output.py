@@ -35,7 +35,7 @@ Units = Annotated[Literal["m", "mm"] | None, typer.Option(help="Of the rig, wher
 SECONDS_A_LINE = 10.0  # between progress lines where no bar can be drawn
 TRAIN_MODULES = ("torch", "safetensors", "onnx", "onnxscript", "matplotlib")
 EXTRAS = dict.fromkeys(TRAIN_MODULES, "train") | {
-    "onnxruntime": "cpu", "zmq": "stream", "msgpack": "stream", "c3d": "files", "h5py": "files", "scipy": "calibrate",
+    "onnxruntime": "cpu", "zmq": "stream", "msgpack": "stream", "c3d": "files", "h5py": "files",
 }  # fmt: skip
 
 
