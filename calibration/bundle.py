@@ -86,7 +86,11 @@ class Sightings:
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """An adjusted rig: cameras, points (points, 3), which observations count, and how they scatter."""
+    """A rig under adjustment, or adjusted: cameras, points (points, 3), which observations count, how they scatter.
+
+    clocks_s (views,): what to add to each camera's clock. free (PARAMETERS,): what of each camera moves; intrinsics are
+    held by PRIORS at those of `given`.
+    """
 
     sightings: Sightings
     cameras: tuple[Camera, ...]
@@ -95,10 +99,47 @@ class Bundle:
     noise: Noise
     clocks_s: Float64
     free: Bools
+    given: tuple[Camera, ...]
 
-    def residuals(self) -> Float64:
-        """(views, points, 2) pixels, projected minus seen; NaN where an observation does not count."""
-        return _residuals(self.sightings, self.cameras, self.points, self.counted, self.clocks_s)
+    def residuals(self, of: Bools | None = None) -> Float64:
+        """(views, points, 2) pixels, projected minus seen; NaN where not `of`: by default where it does not count."""
+        asked = self.counted if of is None else of
+        out = np.full((*asked.shape, 2), np.nan)
+        for v, camera in enumerate(self.cameras):
+            here = np.flatnonzero(asked[v])
+            out[v, here] = project(self.points[here], camera) - self.observed(v, here)
+        return out
+
+    def observed(self, view: int, here: NDArray[np.intp]) -> Float64:
+        """Keypoints (n, 2) of a view, as it would have seen them if its clock were right."""
+        s = self.sightings
+        if s.velocity is None:
+            return np.asarray(s.keypoints[view, here])
+        return np.asarray(s.keypoints[view, here] - self.clocks_s[view] * s.velocity[view, here])
+
+    def cost(self) -> float:
+        """Negative log-likelihood and priors; infinite where a joint that counts is behind a camera."""
+        r = self.residuals()[self.counted]
+        if not np.isfinite(r).all():
+            return np.inf
+        scaled = (r**2).sum(-1) / self.noise.scale_px**2 / self.noise.tail
+        changes = [_change(g, c) / PRIORS for g, c in zip(self.given, self.cameras, strict=True)]
+        return float((self.noise.tail + 2) / 2 * np.log1p(scaled).sum()) + 0.5 * float(np.square(changes).sum())
+
+    def moved(self, step: Float64, points: Float64) -> Bundle:
+        """The same after a step (views, PARAMETERS) of the cameras and one of the points."""
+        cameras = tuple(moved_camera(c, s) for c, s in zip(self.cameras, step, strict=True))
+        return replace(self, cameras=cameras, points=self.points + points, clocks_s=self.clocks_s + step[:, CLOCK])
+
+    def weighed(self) -> Bundle:
+        """The same with the noise that fits the observations that count."""
+        return replace(self, noise=_estimate_noise(self.residuals(), self.counted))
+
+    def without_outliers(self) -> Bundle:
+        """The same with all observations within FARTHEST standard deviations, of points that two views then see."""
+        off = np.nan_to_num(np.linalg.norm(self.residuals(self.sightings.seen), axis=-1), nan=np.inf)
+        counted = off < FARTHEST * self.noise.deviation_px
+        return replace(self, counted=counted & (counted.sum(0) >= 2))
 
 
 def adjust(
@@ -114,30 +155,25 @@ def adjust(
 
     free (PARAMETERS,): what of each camera moves. Intrinsics are held by PRIORS at those of `given`, or of `cameras`.
     """
-    given = cameras if given is None else given
-    clocks, moved = np.zeros(len(cameras)), np.full_like(points, np.inf)
-    found, points, damping = list(cameras), points.copy(), 1e-4
-    noise = _estimate_noise(_residuals(sightings, found, points, counted, clocks), counted)
+    known, clocks = tuple(cameras if given is None else given), np.zeros(len(cameras))
+    unknown = Noise(LEAST_NOISE_PX, TAILS[0])
+    state = Bundle(sightings, tuple(cameras), points.copy(), counted, unknown, clocks, free, known).weighed()
+    damping = 1e-4
     for number in range(rounds):
         if number:
-            counted = _without_outliers(sightings, found, points, clocks, noise)
-            noise = _estimate_noise(_residuals(sightings, found, points, counted, clocks), counted)
-        step = np.full((len(found), PARAMETERS), np.inf)
-        cost = _cost(sightings, found, points, counted, clocks, noise, given)
+            state = state.without_outliers().weighed()
+        cost = state.cost()
         for _ in range(STEPS):
-            system = _System(sightings, found, points, counted, clocks, noise, given, free)
-            step, moved = system.solve(damping)
-            tried = [moved_camera(c, s) for c, s in zip(found, step, strict=True)]
-            new_clocks = clocks + step[:, CLOCK]
-            after = _cost(sightings, tried, points + moved, counted, new_clocks, noise, given)
+            step, moved = NormalEquations(state).solve(damping)
+            tried = state.moved(step, moved)
+            after = tried.cost()
             if after <= cost:
-                found, points, clocks, cost = tried, points + moved, new_clocks, after
-                damping = max(damping / 10, 1e-9)
+                state, cost, damping = tried, after, max(damping / 10, 1e-9)
             else:
                 damping = min(damping * 100, 1e3)
         if np.abs(step[:, free] if free.any() else moved).max() < SETTLED:
             break
-    return Bundle(sightings, tuple(found), points, counted, noise, clocks, free)
+    return state
 
 
 def linearise(camera: Camera, points: Float64) -> tuple[Float64, Float64, Float64, Float64]:
@@ -209,21 +245,6 @@ def _change(given: Camera, camera: Camera) -> Float64:
     return change
 
 
-def _residuals(s: Sightings, cameras: Cameras, points: Float64, counted: Bools, clocks: Float64) -> Float64:
-    out = np.full((*s.seen.shape, 2), np.nan)
-    for v, camera in enumerate(cameras):
-        here = np.flatnonzero(counted[v])
-        out[v, here] = project(points[here], camera) - _observed(s, v, here, clocks[v])
-    return out
-
-
-def _observed(s: Sightings, view: int, here: NDArray[np.intp], clock: float) -> Float64:
-    """Keypoints (n, 2) of a view whose clock runs `clock` seconds late: what it would have seen at the common time."""
-    if s.velocity is None:
-        return np.asarray(s.keypoints[view, here])
-    return np.asarray(s.keypoints[view, here] - clock * s.velocity[view, here])
-
-
 def _estimate_noise(residuals: Float64, counted: Bools) -> Noise:
     """Scale and tail of Student's t.
 
@@ -258,70 +279,32 @@ def _fit(squared: Float64, degrees: Float64, scale: float, tail: float) -> tuple
     return likelihood, Noise(float(np.sqrt(variance)), tail)
 
 
-def _without_outliers(s: Sightings, cameras: Cameras, points: Float64, clocks: Float64, noise: Noise) -> Bools:
-    """Observations within FARTHEST standard deviations, of points that two views at least then see."""
-    off = np.linalg.norm(_residuals(s, cameras, points, s.seen, clocks), axis=-1)
-    counted = np.nan_to_num(off, nan=np.inf) < FARTHEST * noise.deviation_px
-    return np.asarray(counted & (counted.sum(0) >= 2))
+class NormalEquations:
+    """The normal equations of a bundle as it stands, joints eliminated."""
 
-
-def _cost(
-    s: Sightings,
-    cameras: Cameras,
-    points: Float64,
-    counted: Bools,
-    clocks: Float64,
-    noise: Noise,
-    given: Cameras,
-) -> float:
-    """Negative log-likelihood and priors; infinite where a joint that counts is behind a camera."""
-    r = _residuals(s, cameras, points, counted, clocks)[counted]
-    if not np.isfinite(r).all():
-        return np.inf
-    own = float(((noise.tail + 2) / 2 * np.log1p((r**2).sum(-1) / noise.scale_px**2 / noise.tail)).sum())
-    changes = [_change(g, c) / PRIORS for g, c in zip(given, cameras, strict=True)]
-    return own + 0.5 * float(np.square(changes).sum())
-
-
-class _System:
-    """The normal equations at one state, joints eliminated."""
-
-    def __init__(
-        self,
-        s: Sightings,
-        cameras: Cameras,
-        points: Float64,
-        counted: Bools,
-        clocks: Float64,
-        noise: Noise,
-        given: Cameras,
-        free: Bools,
-    ) -> None:
-        self.free, self.count = np.flatnonzero(free), len(cameras)
-        p, n = len(self.free), len(points)
-        self.U, self.gradient = np.zeros((self.count, p, p)), np.zeros((self.count, p))
-        self.V, self.point_gradient = np.zeros((n, 3, 3)), np.zeros((n, 3))
-        self.W = np.zeros((self.count, p, n, 3))
-        self.score = np.zeros((n, self.count, p))  # each point's share of the gradient, before elimination
-        for v, camera in enumerate(cameras):
-            here = np.flatnonzero(counted[v])
-            pixels, by_camera, by_point, _ = linearise(camera, points[here])
-            if s.velocity is not None:
-                by_camera[:, :, CLOCK] = s.velocity[v, here]
-            r = (pixels - _observed(s, v, here, clocks[v])) / noise.scale_px
-            A, B = by_camera[:, :, self.free] / noise.scale_px, by_point / noise.scale_px
-            weights = noise.weights((r**2).sum(-1))
-            weighted_A, weighted_B = A * weights[:, None, None], B * weights[:, None, None]
-            self.U[v] = np.tensordot(weighted_A, A, ((0, 1), (0, 1)))
+    def __init__(self, state: Bundle) -> None:
+        self.free, self.count = np.flatnonzero(state.free), len(state.cameras)
+        p, n, velocity, scale = len(self.free), len(state.points), state.sightings.velocity, state.noise.scale_px
+        self.U, self.V, self.W = np.zeros((self.count, p, p)), np.zeros((n, 3, 3)), np.zeros((self.count, p, n, 3))
+        self.prior, self.point_gradient = np.zeros((self.count, p)), np.zeros((n, 3))
+        self.score = np.zeros((n, self.count, p))  # each point's share of the cameras' gradient, before elimination
+        held = 1 / PRIORS[self.free] ** 2
+        for v, camera in enumerate(state.cameras):
+            here = np.flatnonzero(state.counted[v])
+            pixels, by_camera, by_point, _ = linearise(camera, state.points[here])
+            if velocity is not None:
+                by_camera[:, :, CLOCK] = velocity[v, here]
+            r = (pixels - state.observed(v, here)) / scale
+            A, B = by_camera[:, :, self.free] / scale, by_point / scale
+            weights = state.noise.weights((r**2).sum(-1))[:, None, None]
+            weighted_A, weighted_B = A * weights, B * weights
+            self.U[v] = np.tensordot(weighted_A, A, ((0, 1), (0, 1))) + np.diag(held)
+            self.prior[v] = held * _change(state.given[v], camera)[self.free]
             self.score[here, v] = np.einsum("nri,nr->ni", weighted_A, r)
             self.V[here] += np.swapaxes(weighted_B, 1, 2) @ B
             self.point_gradient[here] += np.einsum("nri,nr->ni", weighted_B, r)
             self.W[v][:, here] = np.swapaxes(np.swapaxes(weighted_A, 1, 2) @ B, 0, 1)
-            self.gradient[v] = self.score[here, v].sum(0)
-            held = 1 / PRIORS[self.free] ** 2
-            self.U[v] += np.diag(held)
-            self.gradient[v] += held * _change(given[v], camera)[self.free]
-        if free[CLOCK]:  # all clocks together are as unknown as the world's place: the first one stays
+        if state.free[CLOCK]:  # all clocks together are as unknown as the world's place: the first one stays
             self.U[0, -1, -1] += PINNED
 
     def reduced(self, damping: float = 0.0) -> tuple[Float64, Float64, Float64]:
@@ -342,7 +325,7 @@ class _System:
     def solve(self, damping: float) -> tuple[Float64, Float64]:
         """Return the step of the cameras (views, PARAMETERS) and of the points (points, 3)."""
         S, through, inverse = self.reduced(damping)
-        g = self.gradient.ravel() - through @ self.point_gradient.ravel()
+        g = (self.prior + self.score.sum(0)).ravel() - through @ self.point_gradient.ravel()
         scale = 1 / np.sqrt(np.maximum(np.diag(S), 1e-12))
         # the world's place, turn and size are free: the ridge leaves them where they are
         own = -scale * np.linalg.solve(S * scale[:, None] * scale + 1e-9 * np.eye(len(S)), scale * g)
@@ -352,17 +335,8 @@ class _System:
         step[:, self.free] = own.reshape(self.count, len(self.free))
         return step, moved
 
-    def scores(self) -> Float64:
-        """(points, m): each point's share of the gradient of the cameras, joints eliminated."""
-        _, through, _ = self.reduced()
+    def scores(self, through: Float64) -> Float64:
+        """(points, m): each point's share of the gradient of the cameras, joints eliminated by `through` of reduced."""
         n = len(self.V)
         lost = np.einsum("mni,ni->nm", through.reshape(-1, n, 3), self.point_gradient)
         return np.asarray(self.score.reshape(n, -1) - lost)
-
-
-def linear_system(bundle: Bundle, given: Cameras) -> _System:
-    """The normal equations at an adjusted rig, for its covariance; given: what its priors are at."""
-    return _System(
-        bundle.sightings, bundle.cameras, bundle.points, bundle.counted, bundle.clocks_s, bundle.noise, given,
-        bundle.free,
-    )  # fmt: skip

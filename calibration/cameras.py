@@ -26,7 +26,6 @@ from edgelift.calibration.bundle import (
     Float64,
     Sightings,
     adjust,
-    linear_system,
 )
 from edgelift.calibration.metric import (
     Scale,
@@ -126,8 +125,11 @@ def calibrate_cameras(
     start = _started(sightings, cameras, estimate, rng)
     tell("bundle adjustment")
     bundle = _adjusted(sightings, start, cameras, _free(estimate))
-    step_s = float(np.median(np.concatenate([np.diff(s.timestamps) for s in sessions if len(s.timestamps) > 1])))
-    doubt = uncertainty(bundle, cameras, step_s)
+    steps = np.concatenate([np.diff(s.timestamps) for s in sessions])
+    step_s = (
+        float(np.median(steps)) if len(steps) else 1.0
+    )  # sessions of one moment each tell nothing of lasting errors
+    doubt = uncertainty(bundle, step_s)
     return _in_metres(bundle, sightings, sessions[0], doubt, cues, step_s, started)
 
 
@@ -174,7 +176,7 @@ def intrinsics_of(sessions: Sequence[Session], estimate: Estimate) -> tuple[Came
     if given is None and estimate == "none":
         raise EdgeliftError(
             f"session {sessions[0].name}", "no intrinsics", "a calibrated lens for each camera",
-            "Convert it with --cameras (its poses are not read), or find the lenses too: --estimate focal.",
+            "Convert it with --cameras (its poses are not read); calibrate cameras can find lenses: --estimate focal.",
         )  # fmt: skip
     return tuple(_at_origin(sessions[0], view) for view in range(len(names)))
 
@@ -255,6 +257,12 @@ def _adjusted(sightings: Sightings, start: Sequence[Camera], given: Sequence[Cam
                 "Check that all views show the same person, at the same time (edgelift calibrate sync).",
             )  # fmt: skip
         bundle = adjust(sightings.take(use), start, points[use], agreed[:, use], free, given=given)
+        lonely = [c.name for c, counted in zip(given, bundle.counted, strict=True) if counted.sum() < LEAST_SHARED]
+        if lonely:
+            raise EdgeliftError(
+                f"camera {', '.join(lonely)}", "hardly a joint on which it agrees with the other cameras",
+                f"{LEAST_SHARED} at least", "Check that it shows the same person at the same time, and its lens.",
+            )  # fmt: skip
         sound = _sound(sightings, bundle, use)
         start, limit = bundle.cameras, FARTHEST * bundle.noise.deviation_px
     return bundle
@@ -282,7 +290,7 @@ def _in_metres(
     step_s: float,
     started: float,
 ) -> Calibration:
-    poses, noise = _people(bundle, session)
+    poses, noise = _people(bundle, session, doubt.point)
     scale, upright = _scale(bundle, cues, poses, noise), _upright(bundle, cues, poses)
     cameras = in_the_world(bundle.cameras, scale, upright, np.nanmedian(poses.reshape(-1, 3), 0))
     turn = scale.metres * cameras[0].R.T @ bundle.cameras[0].R
@@ -315,7 +323,7 @@ def _upright(bundle: Bundle, cues: Cues, poses: Float64) -> Upright:
     return upright_by_axis(bundle.cameras, *cues.up, poses[:, ankles].reshape(-1, 3))
 
 
-def _people(bundle: Bundle, session: Session) -> tuple[Float64, Float64]:
+def _people(bundle: Bundle, session: Session, variance: Float64) -> tuple[Float64, Float64]:
     """Poses (frames, joints, 3) of common14 in units of the rig, and (frames, joints) the variances of their joints."""
     frames, index = np.unique(bundle.sightings.frame, return_inverse=True)
     raw = np.full((len(frames), len(session.skeleton.joints), 3), np.nan)
@@ -323,8 +331,7 @@ def _people(bundle: Bundle, session: Session) -> tuple[Float64, Float64]:
     placed = bundle.counted.any(0)
     where = index[placed], bundle.sightings.joint[placed]
     raw[where] = bundle.points[placed]
-    inverse = linear_system(bundle, bundle.cameras).reduced()[2]
-    spread[where] = np.trace(inverse, axis1=1, axis2=2)[placed, None]
+    spread[where] = variance[placed, None]
     poses = convert_poses(raw, session.skeleton, COMMON)
     # a midpoint's variance is half of this mean: on the safe side, and of the trunk alone
     noise = convert_poses(spread, session.skeleton, COMMON)[..., 0]

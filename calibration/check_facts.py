@@ -18,7 +18,7 @@ from edgelift.calibration.soundness import LEAST_FRAMES, POINTS, find_exchanged,
 from edgelift.poses.cameras import triangulate
 from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import SKELETONS
-from edgelift.poses.windows import MAX_GAP_S
+from edgelift.poses.timeline import MAX_GAP_S
 
 Float64 = NDArray[np.float64]
 Flags = NDArray[np.bool_]

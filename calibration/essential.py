@@ -61,7 +61,7 @@ def relative_pose(first: Float64, second: Float64, rng: np.random.Generator) -> 
 
 def five_point(first: Float64, second: Float64) -> Float64:
     """Essential matrices (solutions, 3, 3) of samples (samples, 5, 2) of rays; real solutions alone."""
-    rows = (_homogeneous(second)[..., :, None] * _homogeneous(first)[..., None, :]).reshape(len(first), 5, 9)
+    rows = (homogeneous(second)[..., :, None] * homogeneous(first)[..., None, :]).reshape(len(first), 5, 9)
     null = np.linalg.svd(rows)[2][:, 5:].reshape(-1, 4, 3, 3)
     constraints = _coefficients(null)
     leading, rest = constraints[..., :10], constraints[..., 10:]
@@ -104,7 +104,7 @@ _TO_COEFFICIENTS = np.linalg.inv(np.stack([np.prod(_PLACES ** np.array(e), 1) fo
 
 def sampson(E: Float64, first: Float64, second: Float64) -> Float64:
     """Sampson distances (matrices, n) of rays (n, 2) to essential matrices (matrices, 3, 3), as tangents of angles."""
-    a, b = _homogeneous(first), _homogeneous(second)
+    a, b = homogeneous(first), homogeneous(second)
     lines = np.einsum("mij,nj->mni", E, a)
     back = np.einsum("mji,nj->mni", E, b)
     scale = np.sqrt((lines[..., :2] ** 2).sum(-1) + (back[..., :2] ** 2).sum(-1))
@@ -136,7 +136,7 @@ def _essential(R: Float64, t: Float64) -> Float64:
 def _signed(R: Float64, t: Float64, first: Float64, second: Float64) -> Float64:
     """(n,) signed Sampson distances."""
     E = _essential(R, t)
-    a, b = _homogeneous(first), _homogeneous(second)
+    a, b = homogeneous(first), homogeneous(second)
     lines, back = a @ E.T, b @ E
     return np.asarray((b * lines).sum(1) / np.sqrt((lines[:, :2] ** 2).sum(1) + (back[:, :2] ** 2).sum(1) + 1e-24))
 
@@ -150,16 +150,20 @@ def _in_front(E: Float64, first: Float64, second: Float64) -> tuple[Float64, Flo
     return max(poses, key=lambda pose: int((depths(pose[0], pose[1], first, second) > 0).all(0).sum()))
 
 
-def depths(R: Float64, t: Float64, first: Float64, second: Float64) -> Float64:
-    """(2, n) depths in both cameras, in units of |t|, of the points nearest to both rays; NaN for parallel ones."""
-    a, b = _homogeneous(first) @ R.T, _homogeneous(second)
+def depths(R: Float64, t: Float64, first: Float64, second: Float64, least: float = 1e-9) -> Float64:
+    """(2, n) depths in both cameras of the points nearest to both rays (n, 2); x_2 = R x_1 + t.
+
+    NaN where the squared sine of the angle between the rays is below `least`.
+    """
+    a, b = homogeneous(first) @ R.T, homogeneous(second)
     aa, bb, ab = (a * a).sum(1), (b * b).sum(1), (a * b).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        determinant = np.where(aa * bb - ab**2 > 1e-9 * aa * bb, aa * bb - ab**2, np.nan)
+        determinant = np.where(aa * bb - ab**2 > least * aa * bb, aa * bb - ab**2, np.nan)
         near = (ab * (b @ t) - bb * (a @ t)) / determinant
         far = (aa * (b @ t) - ab * (a @ t)) / determinant
     return np.stack([near, far])
 
 
-def _homogeneous(rays: Float64) -> Float64:
+def homogeneous(rays: Float64) -> Float64:
+    """(..., 2) rays x/z, y/z to (..., 3) x/z, y/z, 1."""
     return np.concatenate([rays, np.ones((*rays.shape[:-1], 1))], -1)

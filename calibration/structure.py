@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.calibration.bundle import ALONE, Bools, Cameras, Float64, Sightings, adjust
-from edgelift.calibration.essential import RelativePose, depths, relative_pose
-from edgelift.poses.cameras import Camera, denormalise, distort, rays
+from edgelift.calibration.essential import RelativePose, depths, homogeneous, relative_pose
+from edgelift.poses.cameras import Camera, camera_to_world, project, rays, world_to_camera
 from edgelift.poses.errors import EdgeliftError
 
 LEAST_SHARED = 60  # joints at moments that two views must share to be compared
 THINNED = 1000  # points that a first rig is adjusted with
+SCALED = 1000  # points for each camera that stands, by which the distance of the next is found
 LEAST_PAIRS = 6  # of views, whose rays are crossed to find a joint; as many as views, where those are more
 LEAST_CROSSING = 0.03  # squared sine of the angle between two rays (10 degrees) below which they place nothing
 PARTNERS = 5  # of each view, that it is compared with
@@ -94,10 +95,12 @@ class _Growth:
         """Add cameras, at most as many at a time as stand, and adjust all, until so many stand."""
         while len(stands) < count:
             joining = self._joining(stands)[: min(len(stands) - 1, count - len(stands)) or 1]
-            points = self._points(stands)
+            several = self.rng.permutation(np.flatnonzero(self.seen.sum(0) >= 2))[: SCALED * len(stands)]
+            order = sorted(stands)
+            points = crossed_points(self.s.views(order).take(several), [stands[v] for v in order])[0]
             for near, new in joining:
                 pose, beside = self.relative[near, new], stands[near]
-                scale = self._scale(points, beside, near, new)
+                scale = self._scale(points, several, beside, near, new)
                 R, t = pose.R @ beside.R, pose.R @ beside.t + scale * pose.t
                 stands = stands | {new: replace(self.cameras[new], R=R, t=t)}
             order = sorted(stands)
@@ -123,19 +126,15 @@ class _Growth:
             "Record somebody who walks through the images of several cameras at once, or leave the camera out.",
         )  # fmt: skip
 
-    def _points(self, stands: Standing) -> Float64:
-        """Joints (points, 3) by the cameras that stand; of a pair alone nothing is asked."""
-        order = sorted(stands)
-        return crossed_points(self.s.views(order), [stands[v] for v in order])[0]
+    def _scale(self, points: Float64, several: NDArray[np.intp], beside: Camera, near: int, new: int) -> float:
+        """How far a camera is from its neighbour: depths of joints by those that stand over those of the pair.
 
-    def _scale(self, points: Float64, beside: Camera, near: int, new: int) -> float:
-        """How far a camera is from its neighbour: depths of joints by those that stand over those of the pair."""
-        shared = np.flatnonzero(self.seen[near] & self.seen[new] & np.isfinite(points).all(-1))
-        pose = self.relative[near, new]
-        if len(shared) < LEAST_SHARED // 4:
-            return 1.0
-        stands = (points[shared] @ beside.R.T + beside.t)[:, 2]
-        units = depths(pose.R, pose.t, self.ideal[near, shared], self.ideal[new, shared])[0]
+        1 where none are shared, which the adjustment then has to mend.
+        """
+        shared = self.seen[near, several] & self.seen[new, several] & np.isfinite(points).all(-1)
+        pose, which = self.relative[near, new], several[shared]
+        stands = world_to_camera(points[shared], beside)[:, 2]
+        units = depths(pose.R, pose.t, self.ideal[near, which], self.ideal[new, which])[0]
         ratio = stands / np.where(units > 0, units, np.nan)
         ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
         return float(np.median(ratio)) if len(ratio) else 1.0
@@ -222,11 +221,9 @@ class _Crossing:
         """(views, n) pixels from what is seen; infinite where a view does not see it or has it behind."""
         out = []
         for v, camera in enumerate(self.cameras):
-            local = points @ camera.R.T + camera.t
-            with np.errstate(all="ignore"):
-                pixels = denormalise(distort(local[:, :2] / local[:, 2:], camera.dist), camera.K)
-                off = np.linalg.norm(pixels - self.s.keypoints[v, here], axis=-1)
-            out.append(np.where(self.seen[v, here] & (local[:, 2] > 0) & np.isfinite(off), off, np.inf))
+            with np.errstate(over="ignore", invalid="ignore"):  # a point may be anywhere
+                off = np.linalg.norm(project(points, camera) - self.s.keypoints[v, here], axis=-1)
+            out.append(np.where(self.seen[v, here] & np.isfinite(off), off, np.inf))
         return np.stack(out)
 
 
@@ -238,14 +235,9 @@ def _median_of_views(distances: Float64) -> Float64:
 
 def _between(first: Float64, second: Float64, a: Camera, b: Camera) -> Float64:
     """(n, 3) points halfway between two rays where they are nearest; NaN behind a camera, or along each other."""
-    one = np.concatenate([first, np.ones((len(first), 1))], 1) @ a.R
-    two = np.concatenate([second, np.ones((len(second), 1))], 1) @ b.R
-    apart = b.centre - a.centre
-    aa, bb, ab = (one * one).sum(1), (two * two).sum(1), (one * two).sum(1)
-    along, across = one @ apart, two @ apart
-    determinant = aa * bb - ab**2
-    with np.errstate(all="ignore"):
-        near, far = (bb * along - ab * across) / determinant, (ab * along - aa * across) / determinant
-    points = 0.5 * (a.centre + near[:, None] * one + b.centre + far[:, None] * two)
-    points[~((near > 0) & (far > 0) & (determinant > LEAST_CROSSING * aa * bb))] = np.nan
-    return np.asarray(points)
+    R = b.R @ a.R.T
+    depth = depths(R, b.t - R @ a.t, first, second, LEAST_CROSSING)[..., None]
+    depth = np.where((depth > 0).all(0), depth, np.nan)
+    one = camera_to_world(homogeneous(first) * depth[0], a)
+    two = camera_to_world(homogeneous(second) * depth[1], b)
+    return np.asarray((one + two) / 2)

@@ -63,6 +63,11 @@ def find_offsets(session: Session, farthest_s: float = 1.0, tell: Tell = lambda 
     """
     session = replace(session, time_offset_s=np.zeros(len(session.camera_names)))
     cameras = intrinsics_of([session], "none")
+    if len(session.timestamps) < 2 * LEAST_OVERLAP:
+        raise EdgeliftError(
+            f"session {session.name}", f"{len(session.timestamps)} frames", f"{2 * LEAST_OVERLAP} at least",
+            "Record some seconds of movement.",
+        )  # fmt: skip
     tell("lags of pairs of views")
     coarse = _coarse(session, cameras, farthest_s)
     tell("bundle adjustment with clocks")
@@ -70,7 +75,7 @@ def find_offsets(session: Session, farthest_s: float = 1.0, tell: Tell = lambda 
     before = _adjust(_tracked(session, np.zeros(len(cameras))), rig, free_clocks=False)
     offsets, bundle = _refined(session, rig, coarse)
     return Offsets(
-        offset_s=offsets, sd_s=uncertainty(bundle, cameras, _step(session)).clock,
+        offset_s=offsets, sd_s=uncertainty(bundle, _step(session)).clock,
         drift_ms_per_min=_drift(session, bundle.cameras, offsets),
         residual_px=(_median_px(before), _median_px(bundle)),
     )  # fmt: skip
@@ -184,7 +189,9 @@ def _rises(session: Session, view: int) -> Float64:
     """(frames, joints) vertical speeds in the image, cut off at three times the usual; NaN where unknown."""
     times = session.timestamps
     speed = _parabolas(session.keypoints[view].astype(np.float64), times, times)[1][..., 1]
-    usual = np.nanmedian(np.abs(speed), axis=0) if np.isfinite(speed).any() else np.ones(speed.shape[1])
+    usual = np.ones(speed.shape[1])
+    known = np.isfinite(speed).any(0)
+    usual[known] = np.nanmedian(np.abs(speed[:, known]), axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.clip(speed / usual, -3, 3))
 

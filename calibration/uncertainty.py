@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelift.calibration.bundle import CLOCK, FOCAL, PLACE, TURN, Bundle, Cameras, Float64, linear_system
+from edgelift.calibration.bundle import CLOCK, FOCAL, PLACE, TURN, Bundle, Cameras, Float64, NormalEquations
 
 Indices = NDArray[np.intp]
 
@@ -25,7 +25,8 @@ class Uncertainty:
     """Covariance of turn (rad) and centre (units of the rig) of every camera, and standard deviations by camera.
 
     centre (views, 3, 3); turn (views, 3, 3); focal (views,) standard deviation of its logarithm, zero where it was
-    given; clock (views,) seconds, zero where it was given; inflation: how many times the variance is larger for errors
+    given; clock (views,) seconds, zero where it was given; point (points,): the sum of
+    the variances of a joint's coordinates, cameras given; inflation: how many times the variance is larger for errors
     that last.
     """
 
@@ -33,28 +34,28 @@ class Uncertainty:
     turn: Float64
     focal: Float64
     clock: Float64
+    point: Float64
     inflation: float
 
 
-def uncertainty(bundle: Bundle, given: Cameras, frame_s: float) -> Uncertainty:
+def uncertainty(bundle: Bundle, frame_s: float) -> Uncertainty:
     """Estimate the covariance of an adjusted rig (sandwich estimator, clustered by frame; Huber 1967, White 1982).
 
-    given: the cameras whose intrinsics the priors are at; frame_s: seconds between frames.
+    frame_s: seconds between frames.
     """
-    system = linear_system(bundle, given)
-    S = system.reduced()[0]
-    scores = system.scores()
-    free = system.free
+    equations = NormalEquations(bundle)
+    S, through, inverse = equations.reduced()
+    scores, free, views = equations.scores(through), equations.free, len(bundle.cameras)
     bread = _aligned(bundle.cameras, free) @ _inverse(S) / _efficiency(bundle)
     by_frame, by_block = (_sums(scores, bundle.sightings.frame // n) for n in (1, max(1, round(BLOCK_S / frame_s))))
     covariance = bread @ (by_frame.T @ by_frame) @ bread.T
     lasting = np.trace(bread @ (by_block.T @ by_block) @ bread.T) / max(np.trace(covariance), 1e-30)
     inflation = max(1.0, float(lasting))
-    blocks = (inflation * covariance).reshape(len(given), len(free), len(given), len(free))
-    own = np.stack([blocks[v, :, v, :] for v in range(len(given))])
+    blocks = (inflation * covariance).reshape(views, len(free), views, len(free))
+    own = np.stack([blocks[v, :, v, :] for v in range(views)])
     return Uncertainty(
         centre=own[:, PLACE, PLACE], turn=own[:, TURN, TURN], focal=_sd(own, free, FOCAL), clock=_sd(own, free, CLOCK),
-        inflation=inflation,
+        point=np.trace(inverse, axis1=1, axis2=2), inflation=inflation,
     )  # fmt: skip
 
 

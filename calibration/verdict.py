@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -24,13 +25,15 @@ SHORT_S = 10.0  # errors that last as long as a posture do not average out, and 
 
 @dataclass(frozen=True)
 class CameraVerdict:
-    """One camera's judgement; doubt: two standard deviations of its place, of its distance from the people."""
+    """One camera's judgement; doubt: two standard deviations of its place, of its distance from the people.
+
+    causes: what makes it uncertain, each with what to record against it.
+    """
 
     name: str
     verdict: Verdict
     doubt: float
-    reasons: tuple[str, ...]
-    remedies: tuple[str, ...]
+    causes: tuple[tuple[str, str], ...]
 
 
 def judge(found: Calibration) -> tuple[Verdict, list[CameraVerdict]]:
@@ -48,11 +51,10 @@ def _judge(found: Calibration, view: int) -> CameraVerdict:
     told = [] if verdict == "good" else list(_causes(found, view))
     if verdict != "good" and not told:
         told = [(f"{int(found.bundle.counted[view].sum())} joints are all there is", "record longer, and move about")]
-    reasons, remedies = zip(*told, strict=True) if told else ((), ())
-    return CameraVerdict(found.cameras[view].name, verdict, doubt, tuple(reasons), tuple(dict.fromkeys(remedies)))
+    return CameraVerdict(found.cameras[view].name, verdict, doubt, tuple(told))
 
 
-def _causes(found: Calibration, view: int) -> Any:
+def _causes(found: Calibration, view: int) -> Iterator[tuple[str, str]]:
     """Yield what makes a camera uncertain, and what to record against it."""
     camera, bundle = found.cameras[view], found.bundle
     counted = int(bundle.counted[view].sum())

@@ -62,7 +62,13 @@ def cameras(
     verdict, each = judge(found)
     facts = found.to_dict() | {"verdict": verdict, "rig": str(output), "picture": picture and str(picture)}
     facts["by_camera"] = [
-        {"name": one.name, "verdict": one.verdict, "why": one.reasons, "record": one.remedies} for one in each
+        {
+            "name": one.name,
+            "verdict": one.verdict,
+            "why": [why for why, _ in one.causes],
+            "record": [record for _, record in one.causes],
+        }
+        for one in each
     ]
     if true is not None:
         facts |= compare(found.cameras, true)
@@ -71,8 +77,8 @@ def cameras(
         draw_rig(found, picture)
     say.print(_table(found, facts))
     for one in each:
-        for reason, remedy in zip(one.reasons, one.remedies, strict=False):
-            say.print(f"{one.name}: {reason}; {remedy}")
+        for why, record in one.causes:
+            say.print(f"{one.name}: {why}; {record}")
     finish(facts, as_json, *_lines(found, facts))
 
 

@@ -17,9 +17,9 @@ from edgelift.poses.files import replaced
 from edgelift.poses.formats.cameras.checks import LARGEST_NUMBER
 from edgelift.poses.formats.untrusted import check_archive, check_npy, check_texts, to_real
 from edgelift.poses.skeletons import Skeleton, check_joints, convert, convert_poses, skeleton
+from edgelift.poses.timeline import between, sample
 
 FORMAT_VERSION = 1
-MOST_STEPS = 2.5  # of the usual time between frames: across a longer gap nobody knows where a joint was
 PosesSource = Literal["truth", "triangulation"]
 
 
@@ -69,15 +69,15 @@ class Session:
         """Return the session with every view resampled to the common timeline, and no offsets left.
 
         A view's keypoints are interpolated linearly between its two frames around a moment; a joint that is missing in
-        either, or frames further apart than MOST_STEPS of the usual step, make it missing.
+        either, or frames further apart than timeline.MAX_GAP_S, make it missing.
         """
         if not self.time_offset_s.any():
             return self
         views = [
-            _resampled(view, self.timestamps, self.timestamps - offset)
+            sample(view, between(self.timestamps, (self.timestamps - offset)[:, None]))[:, 0]
             for view, offset in zip(self.keypoints, self.time_offset_s, strict=True)
         ]
-        return replace(self, keypoints=np.stack(views), time_offset_s=np.zeros(len(views)))
+        return replace(self, keypoints=clean_keypoints(np.stack(views)), time_offset_s=np.zeros(len(views)))
 
     def triangulate(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """World poses (frames, joints, 3) in metres from all views, and residuals (views, frames, joints) in pixels."""
@@ -127,27 +127,6 @@ class Session:
             poses=None if self.poses is None else convert_poses(self.poses, self.skeleton, target).astype(np.float32),
             skeleton=target,
         )
-
-
-def _resampled(
-    keypoints: NDArray[np.float32], times: NDArray[np.float64], wanted: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """Keypoints (frames, joints, 3) of one view at other moments (frames,), its own clock's seconds."""
-    if len(times) < 2:
-        return clean_keypoints(np.zeros_like(keypoints))
-    before = np.clip(np.searchsorted(times, wanted, side="right") - 1, 0, len(times) - 2)
-    step = times[before + 1] - times[before]
-    part = (wanted - times[before]) / step
-    # a moment that a frame was taken at needs no second frame
-    part = np.where(np.abs(part - part.round()) < 1e-6, part.round(), part)
-    inside = (part >= 0) & (part <= 1) & (step <= MOST_STEPS * np.median(np.diff(times)))
-    share = part[:, None, None].astype(np.float32)
-    first, second = keypoints[before], keypoints[before + 1]
-    mixed = np.where(share == 0, first, np.where(share == 1, second, (1 - share) * first + share * second))
-    weaker = np.minimum(first[..., 2], second[..., 2])
-    mixed[..., 2] = np.where(share[..., 0] == 0, first[..., 2], np.where(share[..., 0] == 1, second[..., 2], weaker))
-    mixed[~inside] = 0
-    return clean_keypoints(mixed)
 
 
 def clean_keypoints(keypoints: NDArray[np.floating]) -> NDArray[np.float32]:

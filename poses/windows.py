@@ -7,7 +7,7 @@ linearly interpolated in time (never by index), so jitter, dropped frames and a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,9 @@ from edgelift.poses.cameras import Camera, PixelTable, screen_intrinsics, undist
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
 from edgelift.poses.skeletons import Skeleton, convert
+from edgelift.poses.timeline import MAX_GAP_S, SNAP_S, Plan, between, sample
 
-MAX_GAP_S = 0.25  # two frames farther apart are not interpolated: half a stride of a walk lies between them
 MOST_HZ = 1000  # no camera gives more frames a second
-SNAP_S = 1e-4  # a slot this close to a frame is that frame, so that a regular stream passes through untouched
 
 MISSING = np.array([np.nan, np.nan, 0], np.float32)
 
@@ -84,19 +83,6 @@ def undistort_keypoints(
     return out
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which two frames each slot of a window lies between: lower, upper (windows, frames) indices, and how far along.
-
-    Indices are into a session's frames (`+ offset` where sessions stand in one table); empty slots are missing.
-    """
-
-    lower: Any
-    upper: Any
-    along: Any
-    empty: Any
-
-
 def plan(
     timestamps: NDArray[np.float64],
     frames: int,
@@ -110,27 +96,7 @@ def plan(
     """
     ends = timestamps if last is None else timestamps[-last:]
     grid = ends[:, None] - frame_interval_s * np.arange(frames - 1, -1, -1)
-    upper = np.searchsorted(timestamps, grid - SNAP_S).clip(max=len(timestamps) - 1)
-    lower = (upper - 1).clip(min=0)
-    lower = np.where(np.abs(timestamps[upper] - grid) <= SNAP_S, upper, lower)
-    span = timestamps[upper] - timestamps[lower]
-    along = np.where(span > 0, (grid - timestamps[lower]) / np.where(span > 0, span, 1), 0)
-    empty = (grid < timestamps[0] - SNAP_S) | (span > max_gap_s)
-    return Plan(lower, upper, along.astype(np.float32), empty)
-
-
-def sample(table: Any, where: Plan, xp: Any = np) -> Any:
-    """Interpolate table (rows, ..., k + 1), k coordinates and a confidence, at a plan: (windows, frames, ..., k + 1).
-
-    A slot next to a missing value is missing; its coordinates are then NaN. xp: the module of the arrays, numpy or
-    torch, so that trainer and runtime share these lines.
-    """
-    low, high = table[where.lower], table[where.upper]
-    wide = (..., *[None] * (low.ndim - 2))
-    along = where.along[wide]
-    confidence = xp.minimum(low[..., -1:], high[..., -1:]) * ~where.empty[wide]
-    values = xp.where(confidence > 0, low[..., :-1] * (1 - along) + high[..., :-1] * along, xp.nan)
-    return xp.concatenate([values, confidence], -1)
+    return between(timestamps, grid, max_gap_s)
 
 
 def cut(

@@ -19,7 +19,8 @@ from edgelift.poses.formats.openpose_writer import write_openpose
 from edgelift.poses.formats.trc import write_trc
 from edgelift.poses.formats.videopose3d import write_videopose3d
 from edgelift.poses.sessions import Session
-from edgelift.poses.windows import MISSING, SNAP_S
+from edgelift.poses.timeline import SNAP_S
+from edgelift.poses.windows import MISSING
 
 LARGEST_NUMBER = 10**12  # OpenPose's file names have twelve digits
 

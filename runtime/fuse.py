@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgelift.poses.cameras import Camera, camera_to_world, rays
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.rigs import plain_name
-from edgelift.poses.windows import MAX_GAP_S
+from edgelift.poses.timeline import MAX_GAP_S
 from edgelift.runtime.association import Association, Look, WorldPerson
 from edgelift.runtime.counts import Live
 from edgelift.runtime.frames import Frame, LiftedFrame, Seen

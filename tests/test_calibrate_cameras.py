@@ -256,8 +256,8 @@ def test_a_verdict_names_the_weak_camera_and_what_to_record(recorded: list[Sessi
     weak = calibrate_cameras(hidden, measured(recorded[0].rig))
     verdict, each = judge(weak)
     assert verdict != "good"
-    assert any("only" in reason for reason in each[2].reasons)
-    assert any("cam_03" in remedy for remedy in each[2].remedies)
+    assert any("only" in why for why, _ in each[2].causes)
+    assert any("cam_03" in record for _, record in each[2].causes)
     assert weak.uncertainty.centre[2].trace() > 2 * found.uncertainty.centre[2].trace()
 
 

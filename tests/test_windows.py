@@ -6,7 +6,8 @@ import pytest
 from edgelift.poses.cameras import world_to_camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.skeletons import skeleton
-from edgelift.poses.windows import MAX_GAP_S, LifterInput, Stream, cut
+from edgelift.poses.timeline import MAX_GAP_S
+from edgelift.poses.windows import LifterInput, Stream, cut
 
 from .conftest import make_sessions
 

@@ -22,7 +22,8 @@ from edgelift.poses.cameras import Camera, rays
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.reconstruction import reconstruct
 from edgelift.poses.sessions import Session
-from edgelift.poses.windows import LifterInput, Plan, plan, sample
+from edgelift.poses.timeline import Plan, sample
+from edgelift.poses.windows import LifterInput, plan
 from edgelift.trainer.settings import TrainSettings
 
 KNOWN_SIGMA_M = 0.1  # a reconstructed joint known less well than this teaches nothing

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from edgelift.poses.reconstruction import RAYLEIGH_MEDIAN, TAIL_DEGREES
 from edgelift.poses.skeletons import Skeleton
-from edgelift.poses.windows import Plan, sample
+from edgelift.poses.timeline import Plan, sample
 from edgelift.trainer.data import MultiView, stored
 
 CHANGED = 0.5  # of the people; the others only turn and move: what people often do has to stay the most likely

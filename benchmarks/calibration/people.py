@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from edgelift.poses.cameras import Camera, Float64, project, world_to_camera
 from edgelift.poses.motion import Clip, load_motion, resample
-from edgelift.poses.people import ABSENT_S, separate_people
+from edgelift.poses.people import separate_people
+from edgelift.poses.people_followed import ABSENT_S
 from edgelift.poses.recordings import Recording, View
 from edgelift.poses.rigs import read_rig
 from edgelift.poses.sessions import Session
@@ -42,7 +43,7 @@ ROOM_M = 1.2  # from the middle, mean of a person's path
 GHOST = 0.5  # confidence of ghosts; that of person k is PERSON - k / 100, so a session says whose keypoints it has
 PERSON = 0.95
 GHOST_S = 2.0
-FRESH = 20  # first seed: scenes before it were looked at while the constants of poses/people.py were chosen
+FRESH = 20  # first seed: scenes before it were looked at while the constants of poses/people*.py were chosen
 NOBODY, A_GHOST = -1, -2
 LONG = ("03_03", "03_04")  # 38 s of walking about each
 

@@ -15,7 +15,6 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -48,8 +47,7 @@ def residual_px(session: Session, rig: Sequence[Camera]) -> float:
     points, agreed = crossed_points(sightings, rig)
     use = np.flatnonzero(agreed.any(0))
     placed = adjust(sightings.take(use), rig, points[use], agreed[:, use], np.zeros_like(ALONE))
-    everything = replace(placed, counted=placed.sightings.seen)
-    return round(float(np.nanmedian(np.linalg.norm(everything.residuals(), axis=-1))), 3)
+    return round(float(np.nanmedian(np.linalg.norm(placed.residuals(placed.sightings.seen), axis=-1))), 3)
 
 
 def row(session: Session, rig: Sequence[Camera], seconds: float | None) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.formats.detections import Detections, read_views, to_recording
+from edgelift.poses.formats.detections import Detections, read_views
 from edgelift.poses.formats.tables import read_rows, to_numbers
-from edgelift.poses.formats.views import Indices, check_names, name_joints, to_frames, whole_numbers
+from edgelift.poses.formats.views import Indices, named_recording, to_frames, whole_numbers
 from edgelift.poses.recordings import Recording
 from edgelift.poses.skeletons import Skeleton
 
@@ -27,9 +27,7 @@ def read_deeplabcut(path: Path, skeleton: Skeleton, fps: float, joints: Mapping[
     missing everywhere. Time is frame number / fps. A view is named as its video: what stands before the scorer in the
     file's name. EdgeliftError on anything else, labelled images (no likelihood) and 3D files among it.
     """
-    views = parse_deeplabcut(path)
-    check_names(str(path), views)
-    return to_recording([name_joints(view, skeleton, joints) for view in views], path, skeleton, fps)
+    return named_recording(parse_deeplabcut(path), path, skeleton, fps, joints)
 
 
 def parse_deeplabcut(path: Path) -> list[Detections]:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.formats.detections import CONFIDENCE, PEAK, Detections, read_views, to_recording
+from edgelift.poses.formats.detections import CONFIDENCE, PEAK, Detections, read_views
 from edgelift.poses.formats.hdf5 import read_hdf5
 from edgelift.poses.formats.untrusted import to_real
-from edgelift.poses.formats.views import check_names, name_joints, to_frames
+from edgelift.poses.formats.views import named_recording, to_frames
 from edgelift.poses.recordings import Recording
 from edgelift.poses.skeletons import Skeleton
 
@@ -36,9 +36,7 @@ def read_sleap(path: Path, skeleton: Skeleton, fps: float, joints: Mapping[str, 
     map and overshoots 1 at times: it is cut to [0, 1]. Time is frame / fps: SLEAP must have exported all frames,
     because a file that begins later does not say so. Needs h5py (extra `files`). EdgeliftError on anything else.
     """
-    views = parse_sleap(path)
-    check_names(str(path), views)
-    return to_recording([name_joints(view, skeleton, joints) for view in views], path, skeleton, fps)
+    return named_recording(parse_sleap(path), path, skeleton, fps, joints)
 
 
 def parse_sleap(path: Path) -> list[Detections]:

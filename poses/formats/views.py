@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelift.poses.errors import EdgeliftError
-from edgelift.poses.formats.detections import CONFIDENCE, NAMES_TOLD, Detections, Frame
+from edgelift.poses.formats.detections import CONFIDENCE, NAMES_TOLD, Detections, Frame, to_recording
 from edgelift.poses.formats.pose2d import FAR_PX
 from edgelift.poses.formats.untrusted import twice
+from edgelift.poses.recordings import Recording
 from edgelift.poses.skeletons import Skeleton
 
 Float64 = NDArray[np.float64]
@@ -78,12 +80,21 @@ def whole_numbers(where: str, column: Float64) -> NDArray[np.int64]:
     return column.astype(np.int64)
 
 
-def name_joints(view: Detections, skeleton: Skeleton, joints: Mapping[str, str] | None) -> Detections:
-    """Return a view of a file's own joints as one of the skeleton's; what the file has no joint for is missing.
+def named_recording(
+    views: Sequence[Detections], path: Path, skeleton: Skeleton, fps: float, joints: Mapping[str, str] | None
+) -> Recording:
+    """Return the Recording of views whose joints have a file's own names, after `path`; time = frame number / fps.
 
     joints: the file's names to ours; a name that equals one of ours stands for it unless another was given for that.
-    EdgeliftError where `joints` has names that are not there, two for one of ours, or nothing is matched at all.
+    What the file has no joint for is missing. EdgeliftError where two views have one name, where `joints` has names
+    that are not there or two for one of ours, where nothing is matched at all, and as of to_recording.
     """
+    check_names(str(path), views)
+    return to_recording([_name_joints(view, skeleton, joints) for view in views], path, skeleton, fps)
+
+
+def _name_joints(view: Detections, skeleton: Skeleton, joints: Mapping[str, str] | None) -> Detections:
+    """Return a view of a file's own joints as one of the skeleton's."""
     index = _match(view, skeleton, dict(joints or {}))
     absent = np.array([np.nan, np.nan, 0.0])
     frames = {

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.blocks import Poses
-from edgelift.poses.windows import MAX_GAP_S, SNAP_S, plan
+from edgelift.poses.timeline import MAX_GAP_S, SNAP_S
+from edgelift.poses.windows import plan
 from edgelift.runtime.frames import CoordinateFrame, Float32
 from edgelift.runtime.sinks.spool import Rows
 
@@ -63,7 +64,7 @@ class Take:
         """When it starts, the interval (the stream's median one), both in seconds, and poses at it, metres, Z-up.
 
         Linearly interpolated in time, the last one as recorded; NaN where two poses are farther apart than
-        windows.MAX_GAP_S, or GAP intervals of a slow stream. The last number is how many of them are NaN.
+        timeline.MAX_GAP_S, or GAP intervals of a slow stream. The last number is how many of them are NaN.
         """
         interval_s = float(np.median(np.diff(self.t_ns))) * S_PER_NS
         seconds = (self.seen_ns - self.seen_ns[0]) * S_PER_NS
