@@ -51,7 +51,7 @@ MOST_POINTS = 60_000  # joints at moments, evenly over the sessions: more move n
 USUAL_FOCAL = 1.2  # of an image's longer side: where nothing is known of the lens (a field of view of 45 degrees)
 FOCAL_TRIES = (0.7, 1.0, 1.4)  # times the prior, to begin with: an adjustment finds the valley that it starts in
 PASSES = 2  # the second is free of what the first rig took for outliers
-LEAST_KEPT = 0.5  # of a joint's or a frame's observations: what fits less often than not is left out
+LEAST_KEPT = 0.5  # of a joint's, frame's or view's observations: what fits less often than not is left out, or refused
 SEED = 0
 COMMON = skeleton("common14")  # what every skeleton gives
 
@@ -257,15 +257,25 @@ def _adjusted(sightings: Sightings, start: Sequence[Camera], given: Sequence[Cam
                 "Check that all views show the same person, at the same time (edgelift calibrate sync).",
             )  # fmt: skip
         bundle = adjust(sightings.take(use), start, points[use], agreed[:, use], free, given=given)
-        lonely = [c.name for c, counted in zip(given, bundle.counted, strict=True) if counted.sum() < LEAST_SHARED]
-        if lonely:
-            raise EdgeliftError(
-                f"camera {', '.join(lonely)}", "hardly a joint on which it agrees with the other cameras",
-                f"{LEAST_SHARED} at least", "Check that it shows the same person at the same time, and its lens.",
-            )  # fmt: skip
+        check_agreement(bundle)
         sound = _sound(sightings, bundle, use)
         start, limit = bundle.cameras, FARTHEST * bundle.noise.deviation_px
     return bundle
+
+
+def check_agreement(bundle: Bundle) -> None:
+    """EdgeliftError where a view fits the others less often than not: it shows somebody else, or another time.
+
+    Such a camera would be placed by the few joints that happen to fit, and its covariance would not show it.
+    """
+    counted, seen = bundle.counted.sum(1), bundle.sightings.seen.sum(1)
+    odd = np.flatnonzero((counted < LEAST_KEPT * seen) | (counted < LEAST_SHARED))
+    if len(odd):
+        told = ", ".join(f"{bundle.cameras[v].name} agrees on {counted[v]} of {seen[v]} joints" for v in odd)
+        raise EdgeliftError(
+            "calibration", told, f"most joints, and {LEAST_SHARED} at least, where other cameras see them",
+            "Check that it shows the same person at the same time (edgelift calibrate sync), and its lens.",
+        )  # fmt: skip
 
 
 def _sound(sightings: Sightings, bundle: Bundle, used: NDArray[np.intp]) -> Bools:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgelift.calibration.bundle import ALONE, CLOCK, Bools, Bundle, Cameras, Float64, Sightings, adjust
-from edgelift.calibration.cameras import SEED, intrinsics_of
+from edgelift.calibration.cameras import SEED, check_agreement, intrinsics_of
 from edgelift.calibration.essential import relative_pose
 from edgelift.calibration.structure import LEAST_SHARED, crossed_points, first_rig
 from edgelift.calibration.uncertainty import uncertainty
@@ -74,6 +74,7 @@ def find_offsets(session: Session, farthest_s: float = 1.0, tell: Tell = lambda 
     rig = first_rig(_tracked(session, coarse), cameras, np.random.default_rng(SEED))
     before = _adjust(_tracked(session, np.zeros(len(cameras))), rig, free_clocks=False)
     offsets, bundle = _refined(session, rig, coarse)
+    check_agreement(bundle)
     return Offsets(
         offset_s=offsets, sd_s=uncertainty(bundle, _step(session)).clock,
         drift_ms_per_min=_drift(session, bundle.cameras, offsets),

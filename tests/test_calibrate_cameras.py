@@ -275,6 +275,13 @@ def test_what_cannot_be_calibrated_is_refused(recorded: list[Session]) -> None:
         keypoints = session.keypoints.copy()
         keypoints[2] = (np.nan, np.nan, 0)
         alone.append(replace(session, keypoints=keypoints))
+    other = []
+    for session in recorded:
+        keypoints = session.keypoints.copy()
+        keypoints[2] = keypoints[2, ::-1]  # a view that runs backwards in time
+        other.append(replace(session, keypoints=keypoints))
+    with pytest.raises(EdgeliftError, match=r"cam_03 agrees on \d+ of"):
+        calibrate_cameras(other, measured(recorded[0].rig))
     with pytest.raises(EdgeliftError, match=r"cam_03.*hardly a moment"):
         calibrate_cameras(alone, measured(recorded[0].rig))
     zoomed = replace(

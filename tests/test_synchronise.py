@@ -126,6 +126,19 @@ def test_the_command_writes_offsets_that_later_steps_use(shifted: Session, tmp_p
     assert "time" in refused("calibrate", "sync", tmp_path / "late.npz", "-o", tmp_path / "x", "--farthest", "soon")
 
 
+def test_joints_that_a_view_never_shows_change_nothing(shifted: Session) -> None:
+    keypoints = shifted.keypoints.copy()
+    keypoints[1, :, 10] = (np.nan, np.nan, 0)
+    keypoints[:, :, 13] = (np.nan, np.nan, 0)
+    found = find_offsets(replace(shifted, keypoints=keypoints))
+    assert np.abs(found.offset_s - [0.0, 0.3137, -0.2211]).max() < 0.002
+
+
+def test_a_recording_of_few_frames_is_refused() -> None:
+    with pytest.raises(EdgeliftError, match="30 frames"):
+        find_offsets(late([0.0, 0.1], seconds=0.5))
+
+
 def test_views_that_never_meet_are_refused() -> None:
     session = late([0.0, 0.0], seconds=2.0)
     keypoints = session.keypoints.copy()
