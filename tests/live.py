@@ -1,6 +1,9 @@
-"""Lifted frames for tests of what comes after the lifter."""
+"""Lifted frames, and waiting, for tests of what comes after the lifter."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -33,3 +36,11 @@ def lifted(seq: int = 0, ids: tuple[int, ...] = (0,), echo: bool = False, world:
 def lifted_frames(count: int, ids: tuple[int, ...] = (0,), echo: bool = False) -> list[LiftedFrame]:
     """Consecutive ones, 20 a second."""
     return [lifted(seq, ids, echo) for seq in range(count)]
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for what another thread does; AssertionError where it has not within 30 s."""
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

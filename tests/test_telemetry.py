@@ -4,8 +4,6 @@ import errno
 import os
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +19,8 @@ from edgelift.runtime.telemetry import (
     parse_tegrastats,
     sampled,
 )
+
+from .live import wait_until
 
 # one line of each form: a first Nano, an AGX Xavier, an Orin Nano and an AGX Orin with the newest tegrastats
 NANO = (
@@ -105,13 +105,6 @@ def path_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def executable(path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(0o755)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def gone(pid: int) -> bool:

@@ -20,7 +20,7 @@ from edgelift.runtime.frames import LiftedFrame
 from edgelift.runtime.sinks.websocket import WebSocketSink
 from edgelift.runtime.view.page import live_page, recording_page
 
-from .live import COMMON14, lifted, lifted_frames
+from .live import COMMON14, lifted, lifted_frames, wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -119,8 +119,14 @@ def shows(page: Page, selector: str, text: str) -> None:
 def watched(open_page: OpenPage, size: tuple[int, int] = DESKTOP, **options: Any) -> Iterator[Watched]:
     with WebSocketSink("ws://127.0.0.1:0") as sink:
         page = open_page(sink.url, size, **options)
-        shows(page, "#state", "Connected")
+        connected(sink, page)
         yield sink, page
+
+
+def connected(sink: WebSocketSink, page: Page) -> None:
+    """Wait until both call it so: the browser does a moment before the server counts it among those who watch."""
+    shows(page, "#state", "Connected")
+    wait_until(lambda: sink.watchers > 0)
 
 
 def show(sink: WebSocketSink, page: Page, frame: LiftedFrame) -> Places:
@@ -289,7 +295,7 @@ def test_the_page_goes_on_when_its_server_comes_back(open_page: OpenPage) -> Non
     shows(page, "#state", "No connection")
     assert page.evaluate("edgelift.seq") == 2, "the last picture stays"
     with WebSocketSink(f"ws://127.0.0.1:{sink.port}") as again:
-        shows(page, "#state", "Connected")
+        connected(again, page)
         show(again, page, lifted(1))
 
 
@@ -299,7 +305,7 @@ def test_who_lacks_the_token_is_told(open_page: OpenPage) -> None:
         shows(refused, "#state", "Refused: the token is missing or wrong")
         refused.close()  # it asks again and again: a server that ends in between is an error on its console
         page = open_page(sink.url)
-        shows(page, "#state", "Connected")
+        connected(sink, page)
         show(sink, page, lifted(1))
 
 
