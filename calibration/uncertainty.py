@@ -15,9 +15,9 @@ from edgelift.calibration.bundle import CLOCK, FOCAL, PLACE, TURN, Bundle, Camer
 
 Indices = NDArray[np.intp]
 
-BLOCK_S = (
-    0.25  # a detector's errors last about this long: sums over blocks tell how much less than their number they say
-)
+# a detector's errors last about this long: sums over blocks tell how much less than their number they say
+BLOCK_S = 0.25
+SIMILARITY = 7  # turns, moves and growth of the world, which no keypoint tells
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +41,19 @@ class Uncertainty:
 def uncertainty(bundle: Bundle, frame_s: float) -> Uncertainty:
     """Estimate the covariance of an adjusted rig (sandwich estimator, clustered by frame; Huber 1967, White 1982).
 
-    frame_s: seconds between frames.
+    frame_s: seconds between frames. Few frames fit the rig that was fitted to them, so their scores are too small: as
+    many frames too few as the rig has parameters (HC1 of MacKinnon & White 1985).
     """
     equations = NormalEquations(bundle)
     S, through, inverse = equations.reduced()
     scores, free, views = equations.scores(through), equations.free, len(bundle.cameras)
     bread = _aligned(bundle.cameras, free) @ _inverse(S) / _efficiency(bundle)
     by_frame, by_block = (_sums(scores, bundle.sightings.frame // n) for n in (1, max(1, round(BLOCK_S / frame_s))))
-    covariance = bread @ (by_frame.T @ by_frame) @ bread.T
-    lasting = np.trace(bread @ (by_block.T @ by_block) @ bread.T) / max(np.trace(covariance), 1e-30)
-    inflation = max(1.0, float(lasting))
-    blocks = (inflation * covariance).reshape(views, len(free), views, len(free))
+    single, lasting = (bread @ (sums.T @ sums) @ bread.T for sums in (by_frame, by_block))
+    inflation = max(1.0, float(np.trace(lasting) / max(np.trace(single), 1e-30)))
+    frames, fitted = len(by_frame), len(S) - SIMILARITY
+    covariance = inflation * frames / max(frames - fitted, 1) * single
+    blocks = covariance.reshape(views, len(free), views, len(free))
     own = np.stack([blocks[v, :, v, :] for v in range(views)])
     return Uncertainty(
         centre=own[:, PLACE, PLACE], turn=own[:, TURN, TURN], focal=_sd(own, free, FOCAL), clock=_sd(own, free, CLOCK),
@@ -77,7 +79,7 @@ def _inverse(S: Float64) -> Float64:
     scale = 1 / np.sqrt(np.maximum(np.diag(S), 1e-12))
     values, vectors = np.linalg.eigh(S * scale[:, None] * scale)
     kept = values > 1e-8 * values[-1]
-    kept[:7] = False
+    kept[:SIMILARITY] = False
     inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
     return np.asarray(inverse * scale[:, None] * scale)
 
@@ -93,7 +95,7 @@ def _efficiency(bundle: Bundle) -> float:
 def _aligned(cameras: Cameras, free: Indices) -> Float64:
     """(m, m) projection of a change of all cameras to the same change after the centres were aligned."""
     p = len(free)
-    tangent = np.zeros((len(cameras), p, 7))  # what turning (3), moving (3) and growing (1) the world does
+    tangent = np.zeros((len(cameras), p, SIMILARITY))  # what turning (3), moving (3) and growing (1) the world does
     for v, camera in enumerate(cameras):
         x, y, z = camera.centre
         tangent[v, TURN, :3] = -camera.R
@@ -102,6 +104,6 @@ def _aligned(cameras: Cameras, free: Indices) -> Float64:
         tangent[v, PLACE, 6] = camera.centre
     of_centres = tangent.copy()
     of_centres[:, TURN] = 0
-    moves, centres = tangent.reshape(-1, 7), of_centres.reshape(-1, 7)
+    moves, centres = tangent.reshape(-1, SIMILARITY), of_centres.reshape(-1, SIMILARITY)
     # two cameras leave the turn about their connecting line open: the least change is taken
     return np.asarray(np.eye(len(moves)) - moves @ np.linalg.pinv(centres.T @ moves) @ centres.T)
