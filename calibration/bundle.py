@@ -26,8 +26,8 @@ Cameras = Sequence[Camera]
 TURN, PLACE, FOCAL, MIDDLE, LENS, CLOCK = slice(0, 3), slice(3, 6), 6, slice(7, 9), slice(9, 11), 11
 PARAMETERS = 12
 ALONE = np.array([1] * 6 + [0] * 6, bool)  # turn and centre
-# standard deviations of the priors that hold what is estimated besides: a focal length is known to a factor of 1.5, a
-# principal point to two percent of it; turns and centres have none
+# standard deviations of the priors that hold what is estimated besides: focal lengths are all known to the same factor
+# of 1.5, and each to one of 1.35 besides; a principal point to two percent of it; turns and centres have none
 PRIORS = np.array([np.inf] * 6 + [0.4] + [0.02] * 2 + [0.2] * 2 + [np.inf])
 
 TAILS = (4.0, 6.0, 8.0, 16.0, 32.0, 128.0)  # degrees of freedom that Student's t is tried with; the last is Gaussian
@@ -54,6 +54,26 @@ class Noise:
     def weights(self, squared: Float64) -> Float64:
         """Weights of observations whose squared residuals are these many scales squared."""
         return np.asarray((self.tail + 2) / (self.tail + squared))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far focal lengths, over the given ones, differ between cameras: a standard deviation of their logarithms.
+
+    held: with which they are adjusted. true: what it may well be, where it had to be estimated; covariances allow for
+    it. What the focal lengths of all cameras share is held by its PRIOR.
+    """
+
+    held: float
+    true: float
+
+    def covariance(self, cameras: int, true: bool = False) -> Float64:
+        """(cameras, cameras) of the logarithms, as they are held or as they may truly be."""
+        own = self.true if true else self.held
+        return np.asarray(own**2 * np.eye(cameras) + PRIORS[FOCAL] ** 2)
+
+
+UNKNOWN_SPREAD = Spread(0.3, 0.3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +109,7 @@ class Bundle:
     """A rig under adjustment, or adjusted: cameras, points (points, 3), which observations count, how they scatter.
 
     clocks_s (views,): what to add to each camera's clock. free (PARAMETERS,): what of each camera moves; intrinsics are
-    held by PRIORS at those of `given`.
+    held by PRIORS, and focal lengths by their spread, at those of `given`.
     """
 
     sightings: Sightings
@@ -100,6 +120,7 @@ class Bundle:
     clocks_s: Float64
     free: Bools
     given: tuple[Camera, ...]
+    spread: Spread
 
     def residuals(self, of: Bools | None = None) -> Float64:
         """(views, points, 2) pixels, projected minus seen; NaN where not `of`: by default where it does not count."""
@@ -123,8 +144,26 @@ class Bundle:
         if not np.isfinite(r).all():
             return np.inf
         scaled = (r**2).sum(-1) / self.noise.scale_px**2 / self.noise.tail
-        changes = [_change(g, c) / PRIORS for g, c in zip(self.given, self.cameras, strict=True)]
-        return float((self.noise.tail + 2) / 2 * np.log1p(scaled).sum()) + 0.5 * float(np.square(changes).sum())
+        change = self.change()
+        held = float(np.einsum("vp,pvw,wp->", change, self.precision(), change))
+        return float((self.noise.tail + 2) / 2 * np.log1p(scaled).sum()) + 0.5 * held
+
+    def change(self) -> Float64:
+        """(views, PARAMETERS): how far intrinsics are from the given ones; zero for what has no prior."""
+        out = np.zeros((len(self.cameras), PARAMETERS))
+        for row, given, camera in zip(out, self.given, self.cameras, strict=True):
+            row[FOCAL] = np.log(camera.K[0, 0] / given.K[0, 0])
+            row[MIDDLE] = (camera.K[:2, 2] - given.K[:2, 2]) / given.intrinsics[:2]
+            row[LENS] = camera.dist[:2] - given.dist[:2]
+        return out
+
+    def precision(self) -> Float64:
+        """(PARAMETERS, views, views): the inverse covariance of the prior of each parameter, between cameras."""
+        each = np.eye(len(self.cameras))
+        out: Float64 = each / PRIORS[:, None, None] ** 2
+        out[FOCAL] = np.linalg.inv(self.spread.covariance(len(each)))
+        out[CLOCK, 0, 0] = PINNED  # all clocks together are as unknown as the world's place: the first one stays
+        return out
 
     def moved(self, step: Float64, points: Float64) -> Bundle:
         """The same after a step (views, PARAMETERS) of the cameras and one of the points."""
@@ -150,14 +189,16 @@ def adjust(
     free: Bools = ALONE,
     rounds: int = ROUNDS,
     given: Cameras | None = None,
+    spread: Spread = UNKNOWN_SPREAD,
 ) -> Bundle:
     """Adjust cameras and points (points, 3); counted (views, points): the observations to begin with.
 
-    free (PARAMETERS,): what of each camera moves. Intrinsics are held by PRIORS at those of `given`, or of `cameras`.
+    free (PARAMETERS,): what of each camera moves. Intrinsics are held as Bundle says at those of `given`, or of
+    `cameras`.
     """
     known, clocks = tuple(cameras if given is None else given), np.zeros(len(cameras))
     unknown = Noise(LEAST_NOISE_PX, TAILS[0])
-    state = Bundle(sightings, tuple(cameras), points.copy(), counted, unknown, clocks, free, known).weighed()
+    state = Bundle(sightings, tuple(cameras), points.copy(), counted, unknown, clocks, free, known, spread).weighed()
     damping = 1e-4
     for number in range(rounds):
         if number:
@@ -236,15 +277,6 @@ def moved_camera(camera: Camera, step: Float64) -> Camera:
     return replace(camera, K=K, dist=dist, R=R, t=-R @ (camera.centre + step[PLACE]))
 
 
-def _change(given: Camera, camera: Camera) -> Float64:
-    """How far intrinsics are from the given ones; zero for what has no prior."""
-    change = np.zeros(PARAMETERS)
-    change[FOCAL] = np.log(camera.K[0, 0] / given.K[0, 0])
-    change[MIDDLE] = (camera.K[:2, 2] - given.K[:2, 2]) / given.intrinsics[:2]
-    change[LENS] = camera.dist[:2] - given.dist[:2]
-    return change
-
-
 def _estimate_noise(residuals: Float64, counted: Bools) -> Noise:
     """Scale and tail of Student's t.
 
@@ -286,9 +318,9 @@ class NormalEquations:
         self.free, self.count = np.flatnonzero(state.free), len(state.cameras)
         p, n, velocity, scale = len(self.free), len(state.points), state.sightings.velocity, state.noise.scale_px
         self.U, self.V, self.W = np.zeros((self.count, p, p)), np.zeros((n, 3, 3)), np.zeros((self.count, p, n, 3))
-        self.prior, self.point_gradient = np.zeros((self.count, p)), np.zeros((n, 3))
+        self.prior, self.point_gradient = self._of_priors(state.precision()), np.zeros((n, 3))
+        self.pull = self.prior @ state.change()[:, self.free].ravel()
         self.score = np.zeros((n, self.count, p))  # each point's share of the cameras' gradient, before elimination
-        held = 1 / PRIORS[self.free] ** 2
         for v, camera in enumerate(state.cameras):
             here = np.flatnonzero(state.counted[v])
             pixels, by_camera, by_point, _ = linearise(camera, state.points[here])
@@ -298,24 +330,34 @@ class NormalEquations:
             A, B = by_camera[:, :, self.free] / scale, by_point / scale
             weights = state.noise.weights((r**2).sum(-1))[:, None, None]
             weighted_A, weighted_B = A * weights, B * weights
-            self.U[v] = np.tensordot(weighted_A, A, ((0, 1), (0, 1))) + np.diag(held)
-            self.prior[v] = held * _change(state.given[v], camera)[self.free]
+            self.U[v] = np.tensordot(weighted_A, A, ((0, 1), (0, 1)))
             self.score[here, v] = np.einsum("nri,nr->ni", weighted_A, r)
             self.V[here] += np.swapaxes(weighted_B, 1, 2) @ B
             self.point_gradient[here] += np.einsum("nri,nr->ni", weighted_B, r)
             self.W[v][:, here] = np.swapaxes(np.swapaxes(weighted_A, 1, 2) @ B, 0, 1)
-        if state.free[CLOCK]:  # all clocks together are as unknown as the world's place: the first one stays
-            self.U[0, -1, -1] += PINNED
+
+    def _of_priors(self, precision: Float64) -> Float64:
+        """(m, m) of all free parameters, from (PARAMETERS, views, views)."""
+        out = np.zeros((self.count, len(self.free)) * 2)
+        for i, parameter in enumerate(self.free):
+            out[:, i, :, i] = precision[parameter]
+        return out.reshape(self.count * len(self.free), -1)
+
+    def prior_scores(self, state: Bundle) -> Float64:
+        """(m, m) covariance of what priors add to the gradient, were focal lengths spread as they may truly be."""
+        scatter = state.precision()
+        scatter[FOCAL] = scatter[FOCAL] @ state.spread.covariance(self.count, true=True) @ scatter[FOCAL]
+        return self._of_priors(scatter)
 
     def reduced(self, damping: float = 0.0) -> tuple[Float64, Float64, Float64]:
-        """Return the Schur complement (m, m), W V^-1 as (m, points * 3), and V^-1 (points, 3, 3)."""
+        """Return the Schur complement (m, m), prior and all, W V^-1 as (m, points * 3), and V^-1 (points, 3, 3)."""
         m = self.count * len(self.free)
         diagonal = np.einsum("nii->ni", self.V)
         inverse = np.linalg.inv(self.V + (damping * diagonal + 1e-9)[:, :, None] * np.eye(3))
         n = len(self.V)
         W = self.W.reshape(m, n, 3)
         through = (np.swapaxes(W, 0, 1) @ inverse).swapaxes(0, 1).reshape(m, 3 * n)
-        S = -through @ W.reshape(m, 3 * n).T
+        S = self.prior - through @ W.reshape(m, 3 * n).T
         p = len(self.free)
         for v in range(self.count):
             block = slice(v * p, v * p + p)
@@ -325,7 +367,7 @@ class NormalEquations:
     def solve(self, damping: float) -> tuple[Float64, Float64]:
         """Return the step of the cameras (views, PARAMETERS) and of the points (points, 3)."""
         S, through, inverse = self.reduced(damping)
-        g = (self.prior + self.score.sum(0)).ravel() - through @ self.point_gradient.ravel()
+        g = self.pull + self.score.sum(0).ravel() - through @ self.point_gradient.ravel()
         scale = 1 / np.sqrt(np.maximum(np.diag(S), 1e-12))
         # the world's place, turn and size are free: the ridge leaves them where they are
         own = -scale * np.linalg.solve(S * scale[:, None] * scale + 1e-9 * np.eye(len(S)), scale * g)

@@ -21,6 +21,7 @@ from edgelift.calibration.bundle import (
     FOCAL,
     LENS,
     MIDDLE,
+    UNKNOWN_SPREAD,
     Bools,
     Bundle,
     Float64,
@@ -38,7 +39,7 @@ from edgelift.calibration.metric import (
     upright_by_people,
 )
 from edgelift.calibration.structure import LEAST_SHARED, crossed_points, disagreement, first_rig
-from edgelift.calibration.uncertainty import Uncertainty, uncertainty
+from edgelift.calibration.uncertainty import Uncertainty, focal_spread, uncertainty
 from edgelift.poses.cameras import Camera
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
@@ -124,11 +125,10 @@ def calibrate_cameras(
     tell(f"{sightings.seen.shape[1]} joints that two views see; relative poses of {len(cameras)} cameras")
     start = _started(sightings, cameras, estimate, rng)
     tell("bundle adjustment")
-    bundle = _adjusted(sightings, start, cameras, _free(estimate))
     steps = np.concatenate([np.diff(s.timestamps) for s in sessions])
-    step_s = (
-        float(np.median(steps)) if len(steps) else 1.0
-    )  # sessions of one moment each tell nothing of lasting errors
+    # sessions of one moment each tell nothing of lasting errors
+    step_s = float(np.median(steps)) if len(steps) else 1.0
+    bundle = _adjusted(sightings, start, cameras, _free(estimate), step_s)
     doubt = uncertainty(bundle, step_s)
     return _in_metres(bundle, sightings, sessions[0], doubt, cues, step_s, started)
 
@@ -245,9 +245,11 @@ def _started(
     return min(rigs, key=lambda rig: disagreement(sightings, rig))
 
 
-def _adjusted(sightings: Sightings, start: Sequence[Camera], given: Sequence[Camera], free: Bools) -> Bundle:
+def _adjusted(
+    sightings: Sightings, start: Sequence[Camera], given: Sequence[Camera], free: Bools, step_s: float
+) -> Bundle:
     """Adjust, leave out joints and frames that do not fit, cross all rays anew by the better rig, adjust again."""
-    limit, sound = None, np.ones(sightings.seen.shape[1], bool)
+    limit, spread, sound = None, UNKNOWN_SPREAD, np.ones(sightings.seen.shape[1], bool)
     for _ in range(PASSES):
         points, agreed = crossed_points(sightings, start, limit)
         use = np.flatnonzero(agreed.any(0) & sound)
@@ -256,10 +258,11 @@ def _adjusted(sightings: Sightings, start: Sequence[Camera], given: Sequence[Cam
                 "calibration", f"{len(use)} joints on which views agree", f"{LEAST_SHARED} at least",
                 "Check that all views show the same person, at the same time (edgelift calibrate sync).",
             )  # fmt: skip
-        bundle = adjust(sightings.take(use), start, points[use], agreed[:, use], free, given=given)
+        bundle = adjust(sightings.take(use), start, points[use], agreed[:, use], free, given=given, spread=spread)
         check_agreement(bundle)
         sound = _sound(sightings, bundle, use)
         start, limit = bundle.cameras, FARTHEST * bundle.noise.deviation_px
+        spread = focal_spread(bundle, step_s) if free[FOCAL] else spread
     return bundle
 
 

@@ -11,12 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelift.calibration.bundle import CLOCK, FOCAL, PLACE, TURN, Bundle, Cameras, Float64, NormalEquations
+from edgelift.calibration.bundle import (
+    CLOCK,
+    FOCAL,
+    PLACE,
+    TURN,
+    Bundle,
+    Cameras,
+    Float64,
+    NormalEquations,
+    Spread,
+)
 
 Indices = NDArray[np.intp]
 
 # a detector's errors last about this long: sums over blocks tell how much less than their number they say
 BLOCK_S = 0.25
+SPREADS = np.array([0.003, 0.01, 0.03, 0.1, 0.3])  # from lenses of one model to any lenses
 SIMILARITY = 7  # turns, moves and growth of the world, which no keypoint tells
 
 
@@ -39,26 +50,56 @@ class Uncertainty:
 
 
 def uncertainty(bundle: Bundle, frame_s: float) -> Uncertainty:
-    """Estimate the covariance of an adjusted rig (sandwich estimator, clustered by frame; Huber 1967, White 1982).
-
-    frame_s: seconds between frames. Few frames fit the rig that was fitted to them, so their scores are too small: as
-    many frames too few as the rig has parameters (HC1 of MacKinnon & White 1985).
-    """
+    """Estimate the covariance of an adjusted rig; frame_s: seconds between frames."""
     equations = NormalEquations(bundle)
-    S, through, inverse = equations.reduced()
-    scores, free, views = equations.scores(through), equations.free, len(bundle.cameras)
-    bread = _aligned(bundle.cameras, free) @ _inverse(S) / _efficiency(bundle)
-    by_frame, by_block = (_sums(scores, bundle.sightings.frame // n) for n in (1, max(1, round(BLOCK_S / frame_s))))
-    single, lasting = (bread @ (sums.T @ sums) @ bread.T for sums in (by_frame, by_block))
-    inflation = max(1.0, float(np.trace(lasting) / max(np.trace(single), 1e-30)))
-    frames, fitted = len(by_frame), len(S) - SIMILARITY
-    covariance = inflation * frames / max(frames - fitted, 1) * single
-    blocks = covariance.reshape(views, len(free), views, len(free))
+    covariance, inflation, inverse = _covariance(bundle, equations, frame_s)
+    free, views = equations.free, len(bundle.cameras)
+    aligned = _aligned(bundle.cameras, free)
+    blocks = (aligned @ covariance @ aligned.T).reshape(views, len(free), views, len(free))
     own = np.stack([blocks[v, :, v, :] for v in range(views)])
     return Uncertainty(
         centre=own[:, PLACE, PLACE], turn=own[:, TURN, TURN], focal=_sd(own, free, FOCAL), clock=_sd(own, free, CLOCK),
         point=np.trace(inverse, axis1=1, axis2=2), inflation=inflation,
     )  # fmt: skip
+
+
+def focal_spread(bundle: Bundle, frame_s: float) -> Spread:
+    """Estimate how far the focal lengths of a rig, over the given ones, differ between cameras.
+
+    SPREADS, each as likely as it makes the focal lengths that were found: cameras of one model then teach each other
+    theirs, and cameras that differ do not. Few cameras tell little of it, so what is held is the mean, and what may be
+    true the root of the mean square.
+    """
+    equations = NormalEquations(bundle)
+    covariance, _, _ = _covariance(bundle, equations, frame_s)
+    own = np.arange(len(bundle.cameras)) * len(equations.free) + np.flatnonzero(equations.free == FOCAL)
+    found, doubt = bundle.change()[:, FOCAL], covariance[np.ix_(own, own)]
+    likely = [_log_density(found, doubt + Spread(s, s).covariance(len(found))) for s in SPREADS]
+    shares = np.exp(np.array(likely) - max(likely))
+    shares /= shares.sum()
+    return Spread(float(shares @ SPREADS), float(np.sqrt(shares @ SPREADS**2)))
+
+
+def _log_density(value: Float64, covariance: Float64) -> float:
+    """Of a Gaussian about zero, up to a constant."""
+    return -0.5 * float(np.linalg.slogdet(covariance)[1] + value @ np.linalg.solve(covariance, value))
+
+
+def _covariance(bundle: Bundle, equations: NormalEquations, frame_s: float) -> tuple[Float64, float, Float64]:
+    """Covariance (m, m) of all free parameters, its inflation, and the covariances (points, 3, 3) of the joints.
+
+    The sandwich estimator, clustered by frame (Huber 1967, White 1982). Few frames fit the rig that was fitted to them:
+    as many are taken off as it has parameters (HC1 of MacKinnon & White 1985).
+    """
+    S, through, inverse = equations.reduced()
+    scores, prior, step = equations.scores(through), equations.prior, max(1, round(BLOCK_S / frame_s))
+    bread = _inverse(_efficiency(bundle) * (S - prior) + prior)
+    by_frame, by_block = (_sums(scores, bundle.sightings.frame // n) for n in (1, step))
+    single, lasting = (bread @ (sums.T @ sums) @ bread.T for sums in (by_frame, by_block))
+    inflation = max(1.0, float(np.trace(lasting) / max(np.trace(single), 1e-30)))
+    frames, fitted = len(by_frame), len(S) - SIMILARITY
+    held = bread @ equations.prior_scores(bundle) @ bread.T
+    return inflation * frames / max(frames - fitted, 1) * single + held, inflation, inverse
 
 
 def _sd(blocks: Float64, free: Indices, parameter: int) -> Float64:

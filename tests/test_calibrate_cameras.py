@@ -162,15 +162,28 @@ def test_outliers_and_a_joint_that_is_somewhere_else_are_left_out(recorded: list
     assert robust.bundle.noise.deviation_px < 1.5 * found.bundle.noise.deviation_px
 
 
-def test_focal_lengths_are_found_with_their_doubt() -> None:
+def guessed(sessions: list[Session], factors: tuple[float, ...]) -> list[Session]:
+    """The same with focal lengths that are these factors of the true ones."""
+    wrong = [np.array([[f, 1, 1], [1, f, 1], [1, 1, 1]]) for f in factors]
+    return [
+        replace(s, cameras=tuple(replace(c, K=c.K * f) for c, f in zip(s.rig, wrong, strict=True))) for s in sessions
+    ]
+
+
+@pytest.mark.parametrize("factors", [(1.15, 1.15, 1.15, 1.15), (1.15, 0.9, 1.3, 1.0)], ids=["alike", "different"])
+def test_focal_lengths_are_found_with_their_doubt(factors: tuple[float, ...]) -> None:
     sessions = walking(2, views=4, noise_px=1.0)
-    wrong = np.array([[1.15, 1, 1], [1, 1.15, 1], [1, 1, 1]])
-    guessed = [replace(s, cameras=tuple(replace(c, K=c.K * wrong) for c in s.rig)) for s in sessions]
-    told = calibrate_cameras(guessed, measured(sessions[0].rig), "focal")
-    for camera, true, sd in zip(told.cameras, sessions[0].rig, told.uncertainty.focal, strict=True):
-        off = abs(np.log(camera.K[0, 0] / true.K[0, 0]))
-        assert off < 0.05
-        assert off < 4 * sd
+    told = calibrate_cameras(guessed(sessions, factors), measured(sessions[0].rig), "focal")
+    ratios = [c.K[0, 0] / true.K[0, 0] for c, true in zip(told.cameras, sessions[0].rig, strict=True)]
+    assert np.abs(np.log(ratios)).max() < 0.05
+    assert (np.abs(np.log(ratios)) < 3 * told.uncertainty.focal).all()
+    alike = len(set(factors)) == 1
+    assert (told.bundle.spread.held < 0.03) == alike, "cameras that were wrong alike are held to be so, others are not"
+    assert told.bundle.spread.held < told.bundle.spread.true
+
+
+def test_sessions_without_lenses_are_refused_where_none_are_estimated() -> None:
+    sessions = walking(1)
     bare = [replace(s, cameras=None, image_sizes=tuple(c.size for c in s.rig)) for s in sessions]
     with pytest.raises(EdgeliftError, match="no intrinsics"):
         calibrate_cameras(bare, measured(sessions[0].rig))
