@@ -91,7 +91,8 @@ def levels(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             if frames in options.frames:
                 yield level(options, name, frames, noise, outliers)
         for spread, noise in product(SPREADS, (1.0, 3.0, 6.0)):
-            yield level(options, name, 200, noise, 0.0, spread)
+            if 200 in options.frames:
+                yield level(options, name, 200, noise, 0.0, spread)
 
 
 def main() -> None:
@@ -111,8 +112,8 @@ def main() -> None:
         print(json.dumps(told), flush=True)
     known = [r for r in rows if not r["unknown_focal"]]
     inside = round(float(np.average([r["inside_95"] for r in known], weights=[r["draws"] for r in known])), 4)
-    suffix = "" if options.rigs == ",".join(RIGS) else f"_{options.rigs.replace(',', '_')}"
-    path = options.output / f"calibration_simulated{suffix}_cpu_{date.today()}.json"
+    suffix = "_".join([*options.rigs.split(","), *map(str, options.frames)])
+    path = options.output / f"calibration_simulated_{suffix}_cpu_{date.today()}.json"
     path.write_text(json.dumps({"inside_95": inside, "limit_s": options.limit, "levels": rows}, indent=1) + "\n")
     print(f"inside the 95 % interval: {inside}; wrote {path}")
 
