@@ -28,6 +28,7 @@ Tell = Callable[[str], None]
 PEAKS = 3  # lags of a pair of views that geometry decides among
 TRIED = 600  # joints that it is asked about
 TRACK_S, LEAST_TRACK = 0.1, 0.6  # to either side of a moment; share of the frames there that must show the joint
+SPEED_S = 0.25  # to either side: the speeds of slow joints are noise in a shorter time
 LEAST_OVERLAP = 20  # frames in which two views must both show the person
 REFINED, SETTLED_S = 8, 1e-4  # adjustments with clocks, each on keypoints that are resampled by the last
 REFINED_ON = 6000  # joints at moments
@@ -86,14 +87,17 @@ def _tracked(session: Session, offsets: Float64) -> Sightings:
     """Where joints were and how fast they moved in each image at common moments, REFINED_ON of them in all.
 
     A parabola through the keypoints within TRACK_S of a moment, least squares: unlike interpolation it scatters the
-    same whatever the offset is, so that no offset is preferred for averaging the noise away.
+    same whatever the offset is, so that no offset is preferred for averaging the noise away. Speeds come from
+    parabolas within SPEED_S, zero where too little is seen: noisy ones would move the clocks too little, and smooth
+    ones tell them as truly.
     """
     views, frames, joints = session.keypoints.shape[:3]
     every = max(1, round(frames * joints / REFINED_ON))
     rows = np.arange(0, frames, every)
-    found = [_parabolas(k, session.timestamps, session.timestamps[rows] - o)
-             for k, o in zip(session.keypoints.astype(np.float64), offsets, strict=True)]  # fmt: skip
-    place, speed = (np.stack([f[i] for f in found]).reshape(views, -1, 2) for i in (0, 1))
+    moments = [(k, session.timestamps, session.timestamps[rows] - o)
+               for k, o in zip(session.keypoints.astype(np.float64), offsets, strict=True)]  # fmt: skip
+    place = np.stack([_parabolas(*m, TRACK_S)[0] for m in moments]).reshape(views, -1, 2)
+    speed = np.stack([_parabolas(*m, SPEED_S)[1] for m in moments]).reshape(views, -1, 2)
     seen = np.asarray(np.isfinite(place).all(-1))
     several = np.flatnonzero(seen.sum(0) >= 2)
     return Sightings(
@@ -102,14 +106,14 @@ def _tracked(session: Session, offsets: Float64) -> Sightings:
     )  # fmt: skip
 
 
-def _parabolas(keypoints: Float64, times: Float64, wanted: Float64) -> tuple[Float64, Float64]:
-    """Place (moments, joints, 2) and speed of one view's joints at moments; NaN where too little is seen there."""
-    reach = max(2, round(TRACK_S / float(np.median(np.diff(times)))))
+def _parabolas(keypoints: Float64, times: Float64, wanted: Float64, reach_s: float) -> tuple[Float64, Float64]:
+    """Place (moments, joints, 2) and speed of one view's joints at moments; NaN where too little is seen around."""
+    reach = max(2, round(reach_s / float(np.median(np.diff(times)))))
     nearest = np.clip(np.searchsorted(times, wanted), 0, len(times) - 1)
     rows = nearest[:, None] + np.arange(-reach, reach + 1)
     inside = (rows >= 0) & (rows < len(times))
     rows = np.clip(rows, 0, len(times) - 1)
-    away = (times[rows] - wanted[:, None]) / TRACK_S
+    away = (times[rows] - wanted[:, None]) / reach_s
     near = inside & (np.abs(away) < 1)
     window = keypoints[rows]
     shown = near[..., None] & (window[..., 2] > 0)
@@ -122,7 +126,7 @@ def _parabolas(keypoints: Float64, times: Float64, wanted: Float64) -> tuple[Flo
     sound = (shown.sum(1) >= LEAST_TRACK * 2 * reach) & _both_sides(shown, away)
     fitted = np.linalg.solve(np.where(sound[..., None, None], normal, np.eye(3)), right)
     fitted[~sound] = np.nan
-    return fitted[..., 0, :], fitted[..., 1, :] / TRACK_S
+    return fitted[..., 0, :], fitted[..., 1, :] / reach_s
 
 
 def _both_sides(shown: Bools, away: Float64) -> Bools:
@@ -189,7 +193,7 @@ def _lag(session: Session, cameras: Cameras, pair: tuple[int, int], most: int) -
 def _rises(session: Session, view: int) -> Float64:
     """(frames, joints) vertical speeds in the image, cut off at three times the usual; NaN where unknown."""
     times = session.timestamps
-    speed = _parabolas(session.keypoints[view].astype(np.float64), times, times)[1][..., 1]
+    speed = _parabolas(session.keypoints[view].astype(np.float64), times, times, TRACK_S)[1][..., 1]
     usual = np.ones(speed.shape[1])
     known = np.isfinite(speed).any(0)
     usual[known] = np.nanmedian(np.abs(speed[:, known]), axis=0)

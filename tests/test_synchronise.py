@@ -31,14 +31,16 @@ def pose_at(seconds: np.ndarray) -> np.ndarray:
     return np.asarray(rest + 0.06 * np.sin(rate * t + phase) + 0.7 * walk[:, None] * [1, 1, 1])
 
 
-def late(offsets: list[float], seconds: float = 4.0, noise_px: float = 2.0, drift: float = 0.0) -> Session:
-    """A session whose view v shows, at its time t, the world at t + offset."""
+def late(
+    offsets: list[float], seconds: float = 4.0, noise_px: float = 2.0, drift: float = 0.0, pace: float = 1.0
+) -> Session:
+    """A session whose view v shows, at its time t, the world at t + offset; pace: of the person."""
     rig = studio_rig(len(offsets))
     times = np.arange(int(seconds * FPS)) / FPS
     rng = np.random.default_rng(0)
     views = []
     for view, (camera, offset) in enumerate(zip(rig, offsets, strict=True)):
-        world = pose_at(times * (1 + drift * (view == 1)) + offset)
+        world = pose_at(pace * (times * (1 + drift * (view == 1)) + offset))
         pixels = project(world, camera) + noise_px * rng.standard_normal((*world.shape[:2], 2))
         shown = (rng.random(world.shape[:2]) > 0.05).astype(float)
         views.append(np.concatenate([pixels, shown[..., None]], -1))
@@ -64,6 +66,15 @@ def test_offsets_are_found_below_a_frame(found: Offsets) -> None:
     assert (np.abs(found.offset_s - [0.0, 0.3137, -0.2211])[1:] < 4 * found.sd_s[1:]).all()
     assert found.residual_px[1] < 0.7 * found.residual_px[0]
     assert found.drift_ms_per_min is None
+
+
+def test_slow_people_tell_less_and_the_doubt_says_so(found: Offsets) -> None:
+    """Their speeds are lost in noise over a few frames: clocks then moved too little, and were called sure."""
+    slow = find_offsets(late([0.0, 0.3137, -0.2211], seconds=8.0, pace=0.1))
+    errors = np.abs(slow.offset_s - [0.0, 0.3137, -0.2211])[1:]
+    assert (errors < 4 * slow.sd_s[1:]).all()
+    assert (slow.sd_s[1:] > 2 * found.sd_s[1:]).all()
+    assert errors.max() < 0.02
 
 
 def test_stated_offsets_and_poses_of_cameras_are_not_read(shifted: Session, found: Offsets) -> None:
