@@ -123,12 +123,12 @@ def calibrate_cameras(
     sightings = sightings_of(sessions)
     rng = np.random.default_rng(SEED)
     tell(f"{sightings.seen.shape[1]} joints that two views see; relative poses of {len(cameras)} cameras")
-    start = _started(sightings, cameras, estimate, rng)
+    start = started_rig(sightings, cameras, estimate, rng)
     tell("bundle adjustment")
     steps = np.concatenate([np.diff(s.timestamps) for s in sessions])
     # sessions of one moment each tell nothing of lasting errors
     step_s = float(np.median(steps)) if len(steps) else 1.0
-    bundle = _adjusted(sightings, start, cameras, _free(estimate), step_s)
+    bundle = _adjusted(sightings, start, cameras, free_parameters(estimate), step_s)
     doubt = uncertainty(bundle, step_s)
     return _in_metres(bundle, sightings, sessions[0], doubt, cues, step_s, started)
 
@@ -217,7 +217,8 @@ def _check_cues(cues: Cues) -> None:
         )  # fmt: skip
 
 
-def _free(estimate: Estimate) -> Bools:
+def free_parameters(estimate: Estimate) -> Bools:
+    """(PARAMETERS,): what of each camera moves in an adjustment."""
     free = ALONE.copy()
     if estimate != "none":
         free[FOCAL] = True
@@ -227,9 +228,10 @@ def _free(estimate: Estimate) -> Bools:
     return free
 
 
-def _started(
+def started_rig(
     sightings: Sightings, cameras: Sequence[Camera], estimate: Estimate, rng: np.random.Generator
 ) -> tuple[Camera, ...]:
+    """Return the first rig, in units of its own; where lenses are estimated the best of several focal lengths."""
     if estimate == "none":
         return first_rig(sightings, cameras, rng)
     rigs = []
@@ -240,7 +242,9 @@ def _started(
         several = np.flatnonzero(counted.any(0))
         use = several[:: max(1, len(several) // 3000)]
         if len(use) >= LEAST_SHARED:
-            rig = adjust(sightings.take(use), rig, points[use], counted[:, use], _free("focal"), given=cameras).cameras
+            rig = adjust(
+                sightings.take(use), rig, points[use], counted[:, use], free_parameters("focal"), given=cameras
+            ).cameras
         rigs.append(rig)
     return min(rigs, key=lambda rig: disagreement(sightings, rig))
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from edgelift.calibration.bundle import ALONE, CLOCK, Bools, Bundle, Cameras, Float64, Sightings, adjust
-from edgelift.calibration.cameras import SEED, check_agreement, intrinsics_of
+from edgelift.calibration.bundle import CLOCK, PARAMETERS, Bools, Bundle, Cameras, Float64, Sightings, adjust
+from edgelift.calibration.cameras import SEED, Estimate, check_agreement, free_parameters, intrinsics_of, started_rig
 from edgelift.calibration.essential import relative_pose
-from edgelift.calibration.structure import LEAST_SHARED, crossed_points, first_rig
+from edgelift.calibration.structure import LEAST_SHARED, crossed_points
 from edgelift.calibration.uncertainty import uncertainty
 from edgelift.poses.cameras import rays
 from edgelift.poses.errors import EdgeliftError
@@ -57,13 +57,16 @@ class Offsets:
         }  # fmt: skip
 
 
-def find_offsets(session: Session, farthest_s: float = 1.0, tell: Tell = lambda _: None) -> Offsets:
+def find_offsets(
+    session: Session, farthest_s: float = 1.0, estimate: Estimate = "none", tell: Tell = lambda _: None
+) -> Offsets:
     """Find the offsets of a session's views; those that it states are not read, and neither are its cameras' poses.
 
-    farthest_s: the largest offset between two views. EdgeliftError where views never show the person together.
+    farthest_s: the largest offset between two views. estimate: what of the lenses is to be found on the way, as in
+    calibrate_cameras. EdgeliftError where views never show the person together.
     """
     session = replace(session, time_offset_s=np.zeros(len(session.camera_names)))
-    cameras = intrinsics_of([session], "none")
+    cameras = intrinsics_of([session], estimate)
     if len(session.timestamps) < 2 * LEAST_OVERLAP:
         raise EdgeliftError(
             f"session {session.name}", f"{len(session.timestamps)} frames", f"{2 * LEAST_OVERLAP} at least",
@@ -72,9 +75,10 @@ def find_offsets(session: Session, farthest_s: float = 1.0, tell: Tell = lambda 
     tell("lags of pairs of views")
     coarse = _coarse(session, cameras, farthest_s)
     tell("bundle adjustment with clocks")
-    rig = first_rig(_tracked(session, coarse), cameras, np.random.default_rng(SEED))
-    before = _adjust(_tracked(session, np.zeros(len(cameras))), rig, free_clocks=False)
-    offsets, bundle = _refined(session, rig, coarse)
+    rig = started_rig(_tracked(session, coarse), cameras, estimate, np.random.default_rng(SEED))
+    free = free_parameters(estimate)
+    before = _adjust(_tracked(session, np.zeros(len(cameras))), rig, free, cameras)
+    offsets, bundle = _refined(session, rig, coarse, _with_clocks(free), cameras)
     check_agreement(bundle)
     return Offsets(
         offset_s=offsets, sd_s=uncertainty(bundle, _step(session)).clock,
@@ -231,10 +235,10 @@ def _misfit(session: Session, cameras: Cameras, pair: tuple[int, int], lag: int)
     return np.inf if pose is None else pose.misfit
 
 
-def _refined(session: Session, rig: Cameras, offsets: Float64) -> tuple[Float64, Bundle]:
+def _refined(session: Session, rig: Cameras, offsets: Float64, free: Bools, given: Cameras) -> tuple[Float64, Bundle]:
     """Adjust cameras and clocks on some of the joints, resampled by the clocks found last, until those stay."""
     for _ in range(REFINED):
-        bundle = _adjust(_tracked(session, offsets), rig, free_clocks=True)
+        bundle = _adjust(_tracked(session, offsets), rig, free, given)
         change = bundle.clocks_s - bundle.clocks_s[0]
         offsets, rig = offsets + change, bundle.cameras
         if np.abs(change).max() < SETTLED_S:
@@ -242,12 +246,16 @@ def _refined(session: Session, rig: Cameras, offsets: Float64) -> tuple[Float64,
     return offsets, bundle
 
 
-def _adjust(sightings: Sightings, rig: Cameras, free_clocks: bool, places: bool = True) -> Bundle:
-    free = ALONE & places
-    free[CLOCK] = free_clocks
+def _with_clocks(free: Bools) -> Bools:
+    out = free.copy()
+    out[CLOCK] = True
+    return out
+
+
+def _adjust(sightings: Sightings, rig: Cameras, free: Bools, given: Cameras) -> Bundle:
     points, agreed = crossed_points(sightings, rig)
     use = np.flatnonzero(agreed.any(0))
-    return adjust(sightings.take(use), rig, points[use], agreed[:, use], free)
+    return adjust(sightings.take(use), rig, points[use], agreed[:, use], free, given=given)
 
 
 def _drift(session: Session, rig: Cameras, offsets: Float64) -> Float64 | None:
@@ -256,8 +264,9 @@ def _drift(session: Session, rig: Cameras, offsets: Float64) -> Float64 | None:
     if seconds < 2 * DRIFT_PARTS_S:
         return None
     half = len(session.timestamps) // 2
+    clocks_alone = _with_clocks(np.zeros(PARAMETERS, bool))
     found = []
     for part in (slice(0, half), slice(half, None)):
-        clocks = _adjust(_tracked(session.during(part), offsets), rig, free_clocks=True, places=False).clocks_s
+        clocks = _adjust(_tracked(session.during(part), offsets), rig, clocks_alone, rig).clocks_s
         found.append(clocks - clocks[0])
     return np.asarray(1000 * (found[1] - found[0]) / (seconds / 2 / 60))

@@ -150,6 +150,9 @@ def sync(
     sessions: Annotated[list[Path], typer.Argument(help="Session files (.npz), or directories of them.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory for the sessions with their offsets.")],
     farthest: Annotated[str, typer.Option(help="How far two views may be apart: 1s, 500ms.")] = "1s",
+    estimate: Annotated[
+        Literal["none", "focal"], typer.Option(help="focal: the lenses are not known, or not well.")
+    ] = "none",
     as_json: Json = False,
 ) -> None:
     """Find when each camera saw what it shows: offsets go into the sessions, and later steps use them."""
@@ -165,7 +168,7 @@ def sync(
         if target.resolve() == path.resolve():
             raise EdgeliftError("-o", str(output), "another directory than the sessions'", "Keep the originals.")
         session = load_session(path)
-        found = find_offsets(session, limit, say.print)
+        found = find_offsets(session, limit, estimate, say.print)
         save_session(replace(session, time_offset_s=found.offset_s), target)
         facts = {"session": str(target)} | found.to_dict(session.camera_names)
         told.append(facts)

@@ -88,6 +88,15 @@ def reversed_names(session: Session) -> list:  # type: ignore[type-arg]
     return [replace(c, R=R, t=t) for c, (R, t) in zip(session.rig, poses, strict=True)]
 
 
+def test_offsets_are_found_without_lenses(shifted: Session, tmp_path: Path) -> None:
+    bare = replace(shifted, cameras=None, image_sizes=tuple(c.size for c in shifted.rig))
+    save_session(bare, tmp_path / "bare.npz")
+    words = ["calibrate", "sync", str(tmp_path / "bare.npz"), "-o", str(tmp_path / "out")]
+    assert "no intrinsics" in refused(*words)
+    told = as_json(*words, "--estimate", "focal", "--json")["sessions"][0]
+    assert np.abs(np.array(told["offset_ms"]) - [0.0, 313.7, -221.1]).max() < 3
+
+
 def test_a_synchronised_session_triangulates_as_if_nothing_had_been(shifted: Session) -> None:
     mended = replace(shifted, time_offset_s=np.array([0.0, 0.3137, -0.2211]))
     points, residual = mended.triangulate()
