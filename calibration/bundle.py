@@ -338,10 +338,11 @@ class NormalEquations:
 
     def _of_priors(self, precision: Float64) -> Float64:
         """(m, m) of all free parameters, from (PARAMETERS, views, views)."""
+        m = self.count * len(self.free)
         out = np.zeros((self.count, len(self.free)) * 2)
         for i, parameter in enumerate(self.free):
             out[:, i, :, i] = precision[parameter]
-        return out.reshape(self.count * len(self.free), -1)
+        return out.reshape(m, m)
 
     def prior_scores(self, state: Bundle) -> Float64:
         """(m, m) covariance of what priors add to the gradient, were focal lengths spread as they may truly be."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgelift.calibration.bundle import CLOCK, PARAMETERS, linearise, moved_camera
+from edgelift.calibration.bundle import CLOCK, PARAMETERS, adjust, linearise, moved_camera
 from edgelift.calibration.cameras import Calibration, Cues, calibrate_cameras, sightings_of
 from edgelift.calibration.comparison import aligned_errors_mm, compare
 from edgelift.calibration.essential import five_point, relative_pose, sampson
@@ -200,6 +200,18 @@ def test_rays_cross_where_most_views_agree(recorded: list[Session]) -> None:
     three = sightings.seen[[0, 1, 3]].all(0)
     assert np.abs(points[three] - true[three]).max() < 1e-3
     assert not agreed[2, three].any()
+
+
+def test_joints_alone_are_adjusted_where_no_camera_may_move(recorded: list[Session]) -> None:
+    sightings, rig = sightings_of(recorded[:1]), recorded[0].rig
+    points, agreed = crossed_points(sightings, rig)
+    use = np.flatnonzero(agreed.any(0))
+    assert recorded[0].poses is not None
+    true = recorded[0].poses[sightings.frame[use], sightings.joint[use]]
+    placed = adjust(sightings.take(use), rig, points[use] + 0.05, agreed[:, use], np.zeros(PARAMETERS, bool))
+    assert all(np.array_equal(a.R, b.R) and np.array_equal(a.t, b.t) for a, b in zip(placed.cameras, rig, strict=True))
+    before, after = (np.linalg.norm(p - true, axis=1) for p in (points[use], placed.points))
+    assert np.median(after) < np.median(before)
 
 
 def test_a_bone_is_not_longer_for_its_noise() -> None:
