@@ -23,8 +23,8 @@ def compare(found: Sequence[Camera], reference: Sequence[Camera]) -> dict[str, A
     lacking = [camera.name for camera in found if camera.name not in known]
     if lacking:
         raise EdgeliftError(
-            "--reference", f"no camera {', '.join(lacking)}", f"all of {', '.join(c.name for c in found)}",
-            "Give a rig with the same names.",
+            "--reference", f"cameras {', '.join(known)}, no {', '.join(lacking)}",
+            f"all of {', '.join(c.name for c in found)}", "Give a rig with the same names.",
         )  # fmt: skip
     true = [known[camera.name] for camera in found]
     scale, turn = _alignment(found, true)
