@@ -20,6 +20,7 @@ SCALED = 1000  # points for each camera that stands, by which the distance of th
 LEAST_PAIRS = 6  # of views, whose rays are crossed to find a joint; as many as views, where those are more
 LEAST_CROSSING = 0.03  # squared sine of the angle between two rays (10 degrees) below which they place nothing
 PARTNERS = 5  # of each view, that it is compared with
+PROPOSALS = 3  # of its surest partners, of where a camera stands
 BEGINNINGS, COMPARED = 3, 4  # pairs that a rig is begun with; cameras until the best of them is chosen
 FAR_PX = 100.0  # views that disagree by more do not say by how much
 UNSURE = 6.0  # scales within which views agree on a joint to begin with
@@ -33,7 +34,7 @@ def first_rig(sightings: Sightings, cameras: Cameras, rng: np.random.Generator) 
     Each of the surest pairs begins once, as two views alone may be ambiguous; the rig on which views agree best is
     kept. EdgeliftError where a camera shares too little with the others.
     """
-    growth = _Growth(sightings, cameras, rng)
+    growth = Growth(sightings, cameras, rng)
     begun = [growth.until(growth.begun(pair), min(len(cameras), COMPARED)) for pair in growth.surest_pairs()]
     best = min(begun, key=growth.disagreement) if len(begun) > 1 else begun[0]
     stands = growth.until(best, len(cameras))
@@ -49,8 +50,11 @@ def disagreement(s: Sightings, cameras: Cameras) -> float:
     return float(np.minimum(distances[s.seen], FAR_PX).mean())
 
 
-class _Growth:
-    """A rig that grows, camera by camera: which of them stand, and where."""
+class Growth:
+    """A rig that grows, camera by camera: which of them stand, and where.
+
+    relative: of pairs of views (each way), where the second stands as the first one sees it, one unit away.
+    """
 
     def __init__(self, sightings: Sightings, cameras: Cameras, rng: np.random.Generator) -> None:
         self.s, self.cameras, self.rng = sightings, cameras, rng
@@ -84,6 +88,7 @@ class _Growth:
         return pairs[: BEGINNINGS if len(self.cameras) > 2 else 1]
 
     def begun(self, pair: tuple[int, int]) -> Standing:
+        """The first two cameras, one unit apart."""
         a, b = pair
         pose = self.relative[pair]
         return {
@@ -98,25 +103,46 @@ class _Growth:
             several = self.rng.permutation(np.flatnonzero(self.seen.sum(0) >= 2))[: SCALED * len(stands)]
             order = sorted(stands)
             points = crossed_points(self.s.views(order).take(several), [stands[v] for v in order])[0]
-            for near, new in joining:
-                pose, beside = self.relative[near, new], stands[near]
-                scale = self._scale(points, several, beside, near, new)
-                R, t = pose.R @ beside.R, pose.R @ beside.t + scale * pose.t
-                stands = stands | {new: replace(self.cameras[new], R=R, t=t)}
+            placed = {new: self._placed(stands, nears, new, points, several) for new, nears in joining}
+            stands = stands | placed
             order = sorted(stands)
             better = _settled(self.s.views(order), [stands[v] for v in order], self.rng)
             stands = dict(zip(order, better, strict=True))
         return stands
 
-    def _joining(self, stands: Standing) -> list[tuple[int, int]]:
-        """For each camera that could join, the surest pair with one that stands; the surest first."""
-        best: dict[int, tuple[int, int]] = {}
+    def _joining(self, stands: Standing) -> list[tuple[int, list[int]]]:
+        """Each camera that could join with those that stand beside it, the surest first in both."""
+        beside: dict[int, list[int]] = {}
         for near, new in sorted(self.relative, key=lambda pair: self.relative[pair].doubt):
             if near in stands and new not in stands:
-                best.setdefault(new, (near, new))
-        if not best:
+                beside.setdefault(new, []).append(near)
+        if not beside:
             raise self._lonely([v for v in range(len(self.cameras)) if v not in stands])
-        return list(best.values())
+        return list(beside.items())
+
+    def _placed(
+        self, stands: Standing, nears: Sequence[int], new: int, points: Float64, several: NDArray[np.intp]
+    ) -> Camera:
+        """Place a camera by the pair whose pose shows it the joints nearest to where it saw them.
+
+        A pair that is sure of itself may be wrong all the same: of two cameras that face each other, with the person
+        between them, one behind the other is nearly as likely.
+        """
+        found = [self._beside(stands[near], near, new, points, several) for near in nears[:PROPOSALS]]
+        return min(found, key=lambda camera: self._miss(camera, new, points, several)) if len(found) > 1 else found[0]
+
+    def _beside(self, beside: Camera, near: int, new: int, points: Float64, several: NDArray[np.intp]) -> Camera:
+        pose = self.relative[near, new]
+        scale = self._scale(points, several, beside, near, new)
+        return replace(self.cameras[new], R=pose.R @ beside.R, t=pose.R @ beside.t + scale * pose.t)
+
+    def _miss(self, camera: Camera, view: int, points: Float64, several: NDArray[np.intp]) -> float:
+        """Mean distance, cut off, at which a camera would see joints from where it did."""
+        shown = self.seen[view, several] & np.isfinite(points).all(-1)
+        if not shown.any():
+            return np.inf
+        off = np.linalg.norm(project(points[shown], camera) - self.s.keypoints[view, several[shown]], axis=-1)
+        return float(np.minimum(np.nan_to_num(off, nan=FAR_PX), FAR_PX).mean())
 
     def _lonely(self, views: Sequence[int]) -> EdgeliftError:
         return EdgeliftError(

@@ -15,7 +15,7 @@ from edgelift.calibration.comparison import aligned_errors_mm, compare
 from edgelift.calibration.essential import five_point, relative_pose, sampson
 from edgelift.calibration.metric import length_without_noise, upright_by_people
 from edgelift.calibration.rig_picture import draw_rig
-from edgelift.calibration.structure import crossed_points
+from edgelift.calibration.structure import Growth, crossed_points
 from edgelift.calibration.verdict import judge
 from edgelift.poses.cameras import Camera, project, rays
 from edgelift.poses.errors import EdgeliftError
@@ -187,6 +187,17 @@ def test_sessions_without_lenses_are_refused_where_none_are_estimated() -> None:
     bare = [replace(s, cameras=None, image_sizes=tuple(c.size for c in s.rig)) for s in sessions]
     with pytest.raises(EdgeliftError, match="no intrinsics"):
         calibrate_cameras(bare, measured(sessions[0].rig))
+
+
+def test_a_camera_joins_by_the_pair_that_the_joints_bear_out(recorded: list[Session]) -> None:
+    """The surest pair may be wrong: a camera that faces another was taken for one behind it, and never came round."""
+    sightings, rig = sightings_of(recorded), recorded[0].rig
+    growth = Growth(sightings, rig, np.random.default_rng(0))
+    for pair in ((1, 2), (2, 1)):
+        growth.relative[pair] = replace(growth.relative[pair], t=-growth.relative[pair].t, doubt=1e-6)
+    stands = growth.until(growth.begun((0, 1)), 3)
+    told = compare([stands[v] for v in range(3)], rig)
+    assert max(told["rotation_error_deg"]) < 3
 
 
 def test_rays_cross_where_most_views_agree(recorded: list[Session]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from itertools import product
@@ -27,6 +28,7 @@ from rivals import ask
 from edgelift.calibration.cameras import Cues, Estimate, calibrate_cameras
 from edgelift.calibration.comparison import aligned_errors_mm, compare
 from edgelift.poses.cameras import Camera
+from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.sessions import Session
 
 RIGS = ("h36m_S9", "humaneva_S1")
@@ -63,25 +65,27 @@ def level(
 ) -> dict[str, Any]:
     true = rig(options.data, name)
     draws = options.draws if frames == 200 and spread is None else max(1, options.draws // 4)
-    own, others = [], []
+    own: dict[int, dict[str, Any]] = {}
+    others: dict[int, tuple[float, float | None]] = {}
     for draw in range(draws):
         seed = 1000 * number + draw
         sessions = problem(options.data, true, frames, noise, outliers, MISSING, seed)
         if spread is not None:
             guessed = _with_other_focal(true, spread, seed)
             sessions = [replace(s, cameras=guessed) for s in sessions]
-        own.append(ours(sessions, true, "none" if spread is None else "focal"))
+        with suppress(EdgeliftError):
+            own[draw] = ours(sessions, true, "none" if spread is None else "focal")
         if options.caliscope and draw < options.rival_draws:
             cameras, seconds = ask(options.caliscope, "caliscope", sessions, sessions[0].rig, options.limit)
-            others.append(None if cameras is None else (max(compare(cameras, true)["camera_centre_error_mm"]), seconds))
-    same = own[: len(others)]
-    solved = [(o["centre_mm"], c[0], c[1]) for o, c in zip(same, others, strict=True) if c is not None]
+            if cameras is not None:
+                others[draw] = max(compare(cameras, true)["camera_centre_error_mm"]), seconds
+    solved = [(own[draw]["centre_mm"], *others[draw]) for draw in sorted(own.keys() & others.keys())]
     return {
         "rig": name, "frames": frames, "noise_px": noise, "outliers": outliers, "unknown_focal": spread is not None,
-        "focal_spread": spread, "draws": draws,
-        **{key: round(float(np.mean([o[key] for o in own])), 3) for key in MEANS},
-        "inside_95": round(float(np.mean([o["inside"] for o in own])), 3),
-        "caliscope_draws": len(others), "caliscope_solved": len(solved),
+        "focal_spread": spread, "draws": draws, "solved": len(own),
+        **{key: round(float(np.mean([o[key] for o in own.values()])), 3) for key in MEANS},
+        "inside_95": round(float(np.mean([o["inside"] for o in own.values()])), 3),
+        "caliscope_draws": min(options.rival_draws, draws) if options.caliscope else 0, "caliscope_solved": len(others),
         "ours_on_those_mm": round(float(np.mean([s[0] for s in solved])), 3) if solved else None,
         "caliscope_mm": round(float(np.mean([s[1] for s in solved])), 3) if solved else None,
         "caliscope_seconds": round(float(np.mean([s[2] for s in solved])), 2) if solved else None,
