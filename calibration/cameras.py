@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from edgelift.calibration.bundle import (
     ALONE,
-    CLOCK,
     FARTHEST,
     FOCAL,
     LENS,
@@ -26,6 +25,7 @@ from edgelift.calibration.bundle import (
     Bundle,
     Float64,
     Sightings,
+    Spread,
     adjust,
 )
 from edgelift.calibration.metric import (
@@ -51,7 +51,6 @@ Tell = Callable[[str], None]
 MOST_POINTS = 60_000  # joints at moments, evenly over the sessions: more move no camera by a tenth of its error
 USUAL_FOCAL = 1.2  # of an image's longer side: where nothing is known of the lens (a field of view of 45 degrees)
 FOCAL_TRIES = (0.7, 1.0, 1.4)  # times the prior, to begin with: an adjustment finds the valley that it starts in
-PASSES = 2  # the second is free of what the first rig took for outliers
 LEAST_KEPT = 0.5  # of a joint's, frame's or view's observations: what fits less often than not is left out, or refused
 SEED = 0
 COMMON = skeleton("common14")  # what every skeleton gives
@@ -224,7 +223,6 @@ def free_parameters(estimate: Estimate) -> Bools:
         free[FOCAL] = True
     if estimate == "all":
         free[MIDDLE] = free[LENS] = True
-    free[CLOCK] = False
     return free
 
 
@@ -253,21 +251,33 @@ def _adjusted(
     sightings: Sightings, start: Sequence[Camera], given: Sequence[Camera], free: Bools, step_s: float
 ) -> Bundle:
     """Adjust, leave out joints and frames that do not fit, cross all rays anew by the better rig, adjust again."""
-    limit, spread, sound = None, UNKNOWN_SPREAD, np.ones(sightings.seen.shape[1], bool)
-    for _ in range(PASSES):
-        points, agreed = crossed_points(sightings, start, limit)
-        use = np.flatnonzero(agreed.any(0) & sound)
-        if len(use) < LEAST_SHARED:
-            raise EdgeliftError(
-                "calibration", f"{len(use)} joints on which views agree", f"{LEAST_SHARED} at least",
-                "Check that all views show the same person, at the same time (edgelift calibrate sync).",
-            )  # fmt: skip
-        bundle = adjust(sightings.take(use), start, points[use], agreed[:, use], free, given=given, spread=spread)
-        check_agreement(bundle)
-        sound = _sound(sightings, bundle, use)
-        start, limit = bundle.cameras, FARTHEST * bundle.noise.deviation_px
-        spread = focal_spread(bundle, step_s) if free[FOCAL] else spread
-    return bundle
+    everything = np.ones(sightings.seen.shape[1], bool)
+    first, used = _adjusted_once(sightings, start, given, free, everything, UNKNOWN_SPREAD)
+    spread = focal_spread(first, step_s) if free[FOCAL] else UNKNOWN_SPREAD
+    sound, limit = _sound(sightings, first, used), FARTHEST * first.noise.deviation_px
+    return _adjusted_once(sightings, first.cameras, given, free, sound, spread, limit)[0]
+
+
+def _adjusted_once(
+    sightings: Sightings,
+    start: Sequence[Camera],
+    given: Sequence[Camera],
+    free: Bools,
+    sound: Bools,
+    spread: Spread,
+    limit_px: float | None = None,
+) -> tuple[Bundle, NDArray[np.intp]]:
+    """Adjust the sound points on which views agree, and return which those are."""
+    points, agreed = crossed_points(sightings, start, limit_px)
+    use = np.flatnonzero(agreed.any(0) & sound)
+    if len(use) < LEAST_SHARED:
+        raise EdgeliftError(
+            "calibration", f"{len(use)} joints on which views agree", f"{LEAST_SHARED} at least",
+            "Check that all views show the same person, at the same time (edgelift calibrate sync).",
+        )  # fmt: skip
+    bundle = adjust(sightings.take(use), start, points[use], agreed[:, use], free, given=given, spread=spread)
+    check_agreement(bundle)
+    return bundle, use
 
 
 def check_agreement(bundle: Bundle) -> None:

@@ -45,9 +45,13 @@ def disagreement(s: Sightings, cameras: Cameras) -> float:
     """Mean distance in pixels of what is seen from where views agree, at most that of a person's width."""
     sample = np.linspace(0, s.seen.shape[1] - 1, min(THINNED, s.seen.shape[1])).astype(int)
     s = s.take(sample)
-    points, _ = crossed_points(s, cameras)
+    return _miss(s, cameras, crossed_points(s, cameras)[0])
+
+
+def _miss(s: Sightings, cameras: Cameras, points: Float64) -> float:
+    """Mean distance in pixels, cut off, of what cameras saw from where joints are; infinite where they saw nothing."""
     distances = _Crossing(s, cameras, np.empty(0), s.seen).distances(points)
-    return float(np.minimum(distances[s.seen], FAR_PX).mean())
+    return float(np.minimum(distances[s.seen], FAR_PX).mean()) if s.seen.any() else np.inf
 
 
 class Growth:
@@ -129,20 +133,13 @@ class Growth:
         between them, one behind the other is nearly as likely.
         """
         found = [self._beside(stands[near], near, new, points, several) for near in nears[:PROPOSALS]]
-        return min(found, key=lambda camera: self._miss(camera, new, points, several)) if len(found) > 1 else found[0]
+        own = self.s.views([new]).take(several)
+        return min(found, key=lambda camera: _miss(own, [camera], points))
 
     def _beside(self, beside: Camera, near: int, new: int, points: Float64, several: NDArray[np.intp]) -> Camera:
         pose = self.relative[near, new]
         scale = self._scale(points, several, beside, near, new)
         return replace(self.cameras[new], R=pose.R @ beside.R, t=pose.R @ beside.t + scale * pose.t)
-
-    def _miss(self, camera: Camera, view: int, points: Float64, several: NDArray[np.intp]) -> float:
-        """Mean distance, cut off, at which a camera would see joints from where it did."""
-        shown = self.seen[view, several] & np.isfinite(points).all(-1)
-        if not shown.any():
-            return np.inf
-        off = np.linalg.norm(project(points[shown], camera) - self.s.keypoints[view, several[shown]], axis=-1)
-        return float(np.minimum(np.nan_to_num(off, nan=FAR_PX), FAR_PX).mean())
 
     def _lonely(self, views: Sequence[int]) -> EdgeliftError:
         return EdgeliftError(

@@ -36,9 +36,8 @@ class Uncertainty:
     """Covariance of turn (rad) and centre (units of the rig) of every camera, and standard deviations by camera.
 
     centre (views, 3, 3); turn (views, 3, 3); focal (views,) standard deviation of its logarithm, zero where it was
-    given; clock (views,) seconds, zero where it was given; point (points,): the sum of
-    the variances of a joint's coordinates, cameras given; inflation: how many times the variance is larger for errors
-    that last.
+    given; clock (views,) seconds, zero where it was given; point (points,): the sum of the variances of a joint's
+    coordinates, cameras given; inflation: how many times the variance is larger for errors that last.
     """
 
     centre: Float64
