@@ -5,9 +5,9 @@ python benchmarks/calibration/simulated.py --data ../shared/data --caliscope PYT
 Real motion (cmu17) through two rigs, sessions of 5 s at 20 Hz, 10 % of the joints missing, draws anew for each level:
 the shape of three cameras can be wrong in two ways only, so that a coverage needs many. Worst centre error after the
 similarity, mean over draws; caliscope gets the same files, as long as --limit says, and only --rival-draws of them
-where there are outliers or 2,000 frames, most of which it does not solve. Unknown focal: both get focal lengths that
-are 10 % too long, all alike or each 5 % more or less by chance; ours is told to estimate them, caliscope refines by
-itself what it takes for unsure.
+where there are outliers, most of which it does not solve. Unknown focal: both get focal lengths that are 10 % too
+long, all alike or each 5 % more or less by chance; ours is told to estimate them, caliscope refines by itself what it
+takes for unsure.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def level(
 ) -> dict[str, Any]:
     true = rig(options.data, name)
     draws = options.draws if frames == 200 and spread is None else max(1, options.draws // 4)
-    rivals = draws if frames == 200 and not outliers else min(draws, options.rival_draws)
+    rivals = min(draws, options.rival_draws) if outliers else draws
     rivals = rivals if options.caliscope else 0
     own: dict[int, dict[str, Any]] = {}
     others: dict[int, tuple[float, float | None]] = {}
@@ -126,8 +126,9 @@ def main() -> None:
         print(json.dumps(told), flush=True)
     known = [r for r in rows if not r["unknown_focal"]]
     inside = round(float(np.average([r["inside_95"] for r in known], weights=[r["draws"] for r in known])), 4)
-    suffix = "_".join([*options.rigs.split(","), *map(str, options.frames)])
-    path = options.output / f"calibration_simulated_{suffix}_cpu_{date.today()}.json"
+    what = "_".join([*options.rigs.split(","), *map(str, options.frames)])
+    name = f"calibration_simulated_{what}_draws{options.draws}_limit{options.limit:g}_cpu_{date.today()}.json"
+    path = options.output / name
     path.write_text(json.dumps({"inside_95": inside, "limit_s": options.limit, "levels": rows}, indent=1) + "\n")
     print(f"inside the 95 % interval: {inside}; wrote {path}")
 
