@@ -162,18 +162,23 @@ def stays(there: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 def judge(sessions: Sequence[Session], there: NDArray[np.bool_]) -> dict[str, Any]:
-    """Compare sessions with who was detected, there (views, frames, people); confidence says whose a keypoint is."""
+    """Compare sessions with who was detected, there (views, frames, people); confidence says whose a keypoint is.
+
+    Only detections of people whom two views see at the time count: those of one view may be kept or left out.
+    """
     stay, whose = stays(there)
+    counts = there.sum(0) >= 2
     given = np.full((len(sessions), *there.shape[:2]), NOBODY)  # of each session, the stays its detections are of
     for own, session in zip(given, sessions, strict=True):
         at = np.rint(session.timestamps * FPS).astype(int)
         confidence = session.keypoints[..., 2].max(-1)
         person = np.clip(np.rint((PERSON - confidence) * 100).astype(int), 0, there.shape[2] - 1)
-        own[:, at] = np.where(confidence > 0, np.where(confidence > GHOST + 0.1, stay[at, person], A_GHOST), NOBODY)
+        of_person = np.where(counts[at, person], stay[at, person], NOBODY)
+        own[:, at] = np.where(confidence > 0, np.where(confidence > GHOST + 0.1, of_person, A_GHOST), NOBODY)
     votes = np.array([[(own == k).sum() for k in range(len(whose))] for own in given])
     owner = np.stack([votes[:, whose == k].sum(1) for k in range(there.shape[2])], axis=1).argmax(1)
     votes[owner[:, None] != whose] = 0  # what a session has of others is a mistake, and so is a second one of a stay
-    total, right = int((there & (there.sum(0) >= 2)).sum()), int(votes.max(0).sum())
+    total, right = int((there & counts).sum()), int(votes.max(0).sum())
     return {
         "people": there.shape[2], "stays": len(whose), "sessions": len(sessions),
         "one_session_each": bool(votes.max(0).all()) and set(votes.argmax(0).tolist()) == set(range(len(sessions))),
