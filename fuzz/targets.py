@@ -42,9 +42,7 @@ from edgelift.poses.sessions import (
     save_together,
 )
 from edgelift.poses.skeletons import skeleton
-from edgelift.tests import test_conversion_formats as json_files
-from edgelift.tests import test_other_formats as other_files
-from edgelift.tests import test_rig_formats as rig_files
+from edgelift.tests import json_files, other_files, rig_files
 from edgelift.tests.conftest import make_sessions, wobbling_person
 from edgelift.tests.test_pose2d import message, person
 
@@ -228,7 +226,7 @@ def _rig(form: str, member: str = "") -> Write:
     """The two or four cameras of a form of camera files; renamed where a target reads several forms from one name."""
 
     def write(folder: Path) -> None:
-        cameras = rig_files._studio()
+        cameras = rig_files.studio()
         source, _ = rig_files.FORMS[form](cameras if form == "metadata" else cameras[:2], folder)
         if member:
             Path(source.removesuffix(":S9")).rename(folder / member)
@@ -242,7 +240,7 @@ def _read_rig(name: str, units: str | None, member: str = "") -> Read:
 
 def _rig_arrays(folder: Path) -> None:
     arrays: dict[str, Any] = {}
-    for i, c in enumerate(rig_files._studio()[:2], start=1):
+    for i, c in enumerate(rig_files.studio()[:2], start=1):
         lens = {"f": c.intrinsics[:2], "c": c.intrinsics[2:], "k": c.dist[[0, 1, 4]], "p": c.dist[2:4]}
         held = {"R": c.R.T, "T": c.centre * 1000, "Name": np.array(list(map(ord, c.name)), np.uint16), **lens}
         arrays |= {f"subject9/camera{i}/{key}": value for key, value in held.items()}
@@ -328,7 +326,7 @@ def _targets() -> list[Target]:
                [lambda folder: (folder / "names.toml").write_text('snout = "nose"\n"L hip" = "left_hip"\n')]),
         Target("motion", "motion.npz", "npz", _read(load_motion, "motion.npz", "train", ("s2",)), [_motion]),
         Target("cameras toml", "rig.toml", "text", _read_rig("rig.toml", "m"),
-               [lambda folder: write_rig(rig_files._studio()[:2], folder / "rig.toml"),
+               [lambda folder: write_rig(rig_files.studio()[:2], folder / "rig.toml"),
                 *(_rig(form, "rig.toml") for form in ("freemocap", "caliscope", "caliscope legacy"))]),
         Target("cameras json", "rig.json", "json", _read_rig("rig.json", None, ":S9"),
                [_rig(form, "rig.json") for form in ("json", "karfly", "videopose3d")]),

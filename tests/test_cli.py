@@ -19,7 +19,7 @@ from edgelift.poses.sessions import Session, load_session, save_session
 from edgelift.poses.studio import studio_rig
 
 from .conftest import FORBID_TRAINING, make_sessions, wobbling_person
-from .test_other_formats import dlc, sleap
+from .other_files import dlc, sleap
 
 LATENCY = {"p50", "p90", "p99", "p99_9", "max"}
 EVALUATE_KEYS = {

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +16,40 @@ from edgelift.poses.cameras import Camera, triangulate
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.deeplabcut import parse_deeplabcut, read_deeplabcut
 from edgelift.poses.formats.freemocap import read_freemocap
-from edgelift.poses.formats.mediapipe import parse_mediapipe, read_mediapipe
+from edgelift.poses.formats.mediapipe import read_mediapipe
 from edgelift.poses.formats.sleap import parse_sleap, read_sleap
 from edgelift.poses.recordings import Recording
 from edgelift.poses.skeletons import skeleton
 
-MEDIAPIPE, COCO = skeleton("mediapipe33"), skeleton("coco17")
-SIZE = (640, 480)
-NAMES = [name.upper() for name in MEDIAPIPE.joints]
-Floats = NDArray[np.floating]
+from .other_files import (
+    COCO,
+    CSV_SHAPES,
+    JOINTS,
+    JSON_SHAPES,
+    MATLAB,
+    MEDIAPIPE,
+    OLD,
+    SCORER,
+    SIZE,
+    STANDARD,
+    Floats,
+    as_dict,
+    dlc,
+    freemocap,
+    sleap,
+    some_landmarks,
+    tracked_people,
+)
 
 
 @pytest.fixture
 def landmarks() -> Floats:
-    """(frames, 33, 4): x, y normalised, z, visibility; the third frame shows nobody."""
-    rng = np.random.default_rng(0)
-    out = rng.uniform(0.1, 0.9, (5, 33, 4))
-    out[0, 5, 0] = 3.7  # far beside the image, as happens with a foot
-    out[1, 7, 3] = 0.0
-    return out
+    return some_landmarks()
+
+
+@pytest.fixture
+def tracked() -> Floats:
+    return tracked_people()
 
 
 def in_pixels(landmarks: Floats) -> Floats:
@@ -50,20 +63,6 @@ def only_view(recording: Recording) -> list[NDArray[np.float32]]:
     (view,) = recording.views
     np.testing.assert_allclose(view.timestamps, np.arange(len(view.people)) / 50)
     return view.people
-
-
-def as_dict(row: Floats) -> dict[str, float]:
-    return dict(zip(("x", "y", "z", "visibility"), row.tolist(), strict=True))
-
-
-JSON_SHAPES: dict[str, Callable[[list[list[dict[str, float]]]], Any]] = {
-    "people": lambda frames: [[person] for person in frames],
-    "landmarks": lambda frames: frames,
-    "task result": lambda frames: [{"pose_landmarks": [f], "pose_world_landmarks": [f]} for f in frames],
-    "MessageToDict": lambda frames: {"frames": [{"poseLandmarks": {"landmark": f}} for f in frames]},
-    "numbered": lambda frames: [{"frame": i, "landmarks": f, "world": f} for i, f in enumerate(frames)],
-    "lists": lambda frames: [[list(landmark.values()) for landmark in f] for f in frames],
-}
 
 
 @pytest.mark.parametrize("shape", JSON_SHAPES)
@@ -85,29 +84,6 @@ def test_mediapipe_frames_without_people_and_holes_keep_time(tmp_path: Path, lan
     (view,) = read_mediapipe(tmp_path / "a.json", MEDIAPIPE, 50, SIZE).views
     np.testing.assert_allclose(view.timestamps, [0.08, 0.1, 0.12])
     assert [len(p) for p in view.people] == [1, 0, 1]
-
-
-def wide_csv(landmarks: Floats, header: list[str]) -> str:
-    rows = [",".join(["walk", *map(repr, frame.ravel().tolist())]) for frame in landmarks]
-    return "\n".join([",".join(["class", *header]), *rows])
-
-
-def long_csv(landmarks: Floats, names: list[Any]) -> str:
-    rows = [
-        ",".join(map(str, [f, names[j], *landmark.tolist()]))
-        for f, frame in enumerate(landmarks) for j, landmark in enumerate(frame)
-    ]  # fmt: skip
-    return "\n".join(["Frame,Landmark,x,y,z,Visibility", *rows])
-
-
-CSV_SHAPES: dict[str, Callable[[Floats], str]] = {
-    "x1": lambda a: wide_csv(a, [f"{axis}{i}" for i in range(1, 34) for axis in "xyzv"]),
-    "x_0": lambda a: wide_csv(a, [f"{axis}_{i}" for i in range(33) for axis in "xyzv"]),
-    "names": lambda a: wide_csv(a, [f"{n}_{axis}" for n in NAMES for axis in ("x", "y", "z", "visibility")]),
-    "landmark_0": lambda a: wide_csv(a, [f"landmark_{i}_{axis}" for i in range(33) for axis in "xyzv"]),
-    "long": lambda a: long_csv(a, list(range(33))),
-    "long with names": lambda a: long_csv(a, NAMES),
-}
 
 
 @pytest.mark.parametrize("shape", CSV_SHAPES)
@@ -200,18 +176,6 @@ def nobody() -> NDArray[np.float32]:
     return np.tile(np.array([np.nan, np.nan, 0], np.float32), (33, 1))
 
 
-def freemocap(
-    folder: Path, points: Floats, name: str = "mediapipe_2dData", videos: tuple[str, ...] = ("c_2", "c_10")
-) -> Path:
-    raw = folder / "output_data" / "raw_data"
-    raw.mkdir(parents=True)
-    np.save(raw / f"{name}_numCams_numFrames_numTrackedPoints_pixelXY.npy", points)
-    (folder / "synchronized_videos").mkdir()
-    for video in videos:
-        (folder / "synchronized_videos" / f"{video}.mp4").touch()
-    return folder
-
-
 @pytest.mark.parametrize(("name", "columns"), [("mediapipe_2dData", 3), ("mediapipe2dData", 2)])
 def test_freemocap_folders_old_and_new(tmp_path: Path, name: str, columns: int) -> None:
     points = np.random.default_rng(0).uniform(10, 400, (2, 4, 553, columns))
@@ -270,36 +234,6 @@ def twice(tmp_path: Path, points: Floats) -> Path:
     folder = freemocap(tmp_path / "twice", points, videos=("a",))
     (folder / "synchronized_videos" / "a.avi").touch()
     return folder
-
-
-SCORER = "DLC_resnet50_walkJan1shuffle1_50000"
-JOINTS = {"snout": "nose", "L hip": "left_hip"}
-
-
-def dlc(path: Path, people: Floats, parts: list[str], individuals: list[str] | None = None) -> Path:
-    """Write people (frames, people, parts, 3) as DeepLabCut does; NaN is an empty cell."""
-    count = people.shape[1]
-    header = [["scorer"] + [SCORER] * (count * len(parts) * 3)]
-    if individuals is not None:
-        header.append(["individuals", *(who for who in individuals for _ in range(3 * len(parts)))])
-    header.append(["bodyparts", *(part for _ in range(count) for part in parts for _ in range(3))])
-    header.append(["coords", *["x", "y", "likelihood"] * (count * len(parts))])
-    rows = [
-        [str(f), *("" if np.isnan(v) else repr(v) for v in frame.ravel().tolist())] for f, frame in enumerate(people)
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(",".join(row) for row in [*header, *rows]) + "\n", encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def tracked() -> Floats:
-    """(frames, 2 people, 3 parts, 3) pixels and likelihood; the second person is there from the third frame on."""
-    people = np.random.default_rng(0).uniform(20, 400, (6, 2, 3, 3))
-    people[..., 2] = np.random.default_rng(1).uniform(0.1, 1, people.shape[:3])
-    people[:2, 1] = np.nan
-    people[4, 0, 1] = np.nan
-    return people
 
 
 def expected_joints(people: Floats) -> Floats:
@@ -390,30 +324,6 @@ def change(text: str, row: int, column: int, cell: str) -> str:
     return "\n".join(",".join(line) for line in lines)
 
 
-MATLAB, STANDARD = ("track", "xy", "node", "frame"), ("frame", "track", "node", "xy")
-OLD = MATLAB[::-1]
-
-
-def sleap(path: Path, people: Floats, nodes: list[str], order: tuple[str, ...], dims: bool) -> Path:
-    """Write people (frames, tracks, nodes, 3) as SLEAP does."""
-    h5py = pytest.importorskip("h5py")
-    axes = [STANDARD.index(axis) for axis in order]
-    short = [axis for axis in order if axis != "xy"]
-    with h5py.File(path, "w") as file:
-        tracks = np.transpose(people[..., :2], axes)
-        scores = np.transpose(people[..., 2], [STANDARD.index(axis) for axis in short])
-        for name, array, told in (("tracks", tracks, list(order)), ("point_scores", scores, short)):
-            file.create_dataset(name, data=array, compression="gzip")
-            if dims:
-                file[name].attrs["dims"] = json.dumps(told)
-        file["node_names"] = [node.encode() for node in nodes]
-        file["track_names"] = [f"track_{i}".encode() for i in range(people.shape[1])]
-        file["track_occupancy"] = np.isfinite(people[..., 0]).any(-1).astype(np.uint8)
-        if order == OLD:
-            file.attrs["transpose"] = False
-    return path
-
-
 @pytest.mark.parametrize(("order", "dims"), [(MATLAB, True), (STANDARD, True), (MATLAB, False), (OLD, False)])
 def test_sleap_in_every_order(tmp_path: Path, tracked: Floats, order: tuple[str, ...], dims: bool) -> None:
     path = sleap(tmp_path / "cam1.analysis.h5", tracked, ["snout", "L hip", "tail"], order, dims)
@@ -502,106 +412,3 @@ def test_sleap_names_the_package_where_it_is_missing(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(EdgeliftError, match=r"edgelift\[files\]"):
         read_sleap(tmp_path / "a.h5", COCO, 50)
-
-
-@dataclass
-class Sample:
-    """A whole file of a format and how to read what lies at a path."""
-
-    content: bytes
-    suffix: str
-    read: Callable[[Path], Recording]
-
-    @property
-    def tries(self) -> int:
-        return 10 if self.suffix == ".h5" else 60  # each HDF5 file is read by a process of its own
-
-
-@pytest.fixture
-def samples(tmp_path: Path, landmarks: Floats, tracked: Floats) -> dict[str, Sample]:
-    home = tmp_path / "samples"
-    home.mkdir()
-    frames = [[as_dict(row) for row in frame] for frame in landmarks]
-    (home / "a.json").write_text(json.dumps(JSON_SHAPES["task result"](frames)))
-    (home / "wide.csv").write_text(CSV_SHAPES["names"](landmarks))
-    (home / "long.csv").write_text(CSV_SHAPES["long"](landmarks))
-    np.save(home / "a.npy", landmarks)
-    np.savez_compressed(home / "a.npz", landmarks=landmarks)
-    dlc(home / "dlc.csv", tracked, [*JOINTS, "tail"], ["ind1", "ind2"])
-    sleap(home / "a.h5", tracked, [*JOINTS, "tail"], MATLAB, True)
-    np.save(home / "free.npy", np.full((2, 2, 553, 2), 50.0, np.float16))
-
-    def free(path: Path) -> Recording:
-        folder = path.parent / "rec"
-        if not folder.exists():
-            freemocap(folder, np.zeros(1))
-        os.replace(
-            path, folder / "output_data/raw_data/mediapipe_2dData_numCams_numFrames_numTrackedPoints_pixelXY.npy"
-        )
-        return read_freemocap(folder, MEDIAPIPE, 50)
-
-    def media(path: Path) -> Recording:
-        return read_mediapipe(path, MEDIAPIPE, 50, SIZE)
-
-    readers = {
-        "a.json": media, "wide.csv": media, "long.csv": media, "a.npy": media, "a.npz": media, "free.npy": free,
-        "dlc.csv": lambda path: read_deeplabcut(path, COCO, 50, JOINTS),
-        "a.h5": lambda path: read_sleap(path, COCO, 50, JOINTS),
-    }  # fmt: skip
-    return {name: Sample((home / name).read_bytes(), Path(name).suffix, read) for name, read in readers.items()}
-
-
-def test_files_cut_short_are_one_error(tmp_path: Path, samples: dict[str, Sample]) -> None:
-    for name, sample in samples.items():
-        path = tmp_path / f"cut{sample.suffix}"
-        path.write_bytes(sample.content)
-        assert sample.read(path).views, name
-        refused = 0
-        for length in np.linspace(0, len(sample.content) - 1, sample.tries).astype(int):
-            path.write_bytes(sample.content[:length])
-            try:
-                sample.read(path)
-            except EdgeliftError:
-                refused += 1
-        # text that ends with a whole row, or a number that has lost a digit, is still a table
-        assert refused == sample.tries or (refused > 25 and sample.suffix == ".csv"), (name, refused)
-
-
-def test_damaged_files_are_one_error_or_other_numbers(tmp_path: Path, samples: dict[str, Sample]) -> None:
-    rng = np.random.default_rng(0)
-    for sample in samples.values():
-        path = tmp_path / f"bad{sample.suffix}"
-        for _ in range(sample.tries):
-            damaged = bytearray(sample.content)
-            for place in rng.integers(0, min(len(damaged), rng.choice([200, 4000])), rng.integers(1, 6)):
-                damaged[place] = rng.integers(0, 256)
-            path.write_bytes(damaged)
-            try:
-                recording = sample.read(path)
-            except EdgeliftError:
-                continue
-            for view in recording.views:
-                for people in view.people:
-                    assert np.isfinite(people[people[..., 2] > 0]).all()
-
-
-def test_pickles_are_not_opened(tmp_path: Path) -> None:
-    class Attack:
-        def __reduce__(self) -> tuple[Any, tuple[str]]:
-            return os.system, (f"touch {tmp_path / 'ran'}",)
-
-    np.save(tmp_path / "a.npy", np.array([Attack()], object), allow_pickle=True)
-    np.savez(tmp_path / "a.npz", a=np.array([Attack()], object))
-    for name in ("a.npy", "a.npz"):
-        with pytest.raises(EdgeliftError, match="unreadable"):
-            read_mediapipe(tmp_path / name, MEDIAPIPE, 50, SIZE)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_headers_that_claim_terabytes_are_refused(tmp_path: Path) -> None:
-    for shape in ((10**9, 33, 4), (2**62, 33, 4), (10**30, 33, 4)):
-        with (tmp_path / "a.npy").open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
-            file.write(b"\0" * 100)
-        with pytest.raises(EdgeliftError, match="unreadable"):
-            parse_mediapipe(tmp_path / "a.npy")

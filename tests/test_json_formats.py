@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,151 +14,47 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelift.poses.conversion import FORMATS, Conversion, convert
+from edgelift.poses.conversion import Conversion, convert
 from edgelift.poses.errors import EdgeliftError
 from edgelift.poses.formats.alphapose import read_alphapose
 from edgelift.poses.formats.coco import read_coco
 from edgelift.poses.formats.mmpose import read_mmpose
 from edgelift.poses.formats.openpose import read_openpose
 from edgelift.poses.formats.ultralytics import read_ultralytics
-from edgelift.poses.recordings import Recording
-from edgelift.poses.rigs import read_rig, write_rig
 from edgelift.poses.sessions import Session, load_arrays, load_session, save_session
 from edgelift.poses.skeletons import skeleton
 
-from .conftest import make_sessions
-
-H36M, COCO = skeleton("h36m17"), skeleton("coco17")
-SIZE = (1000, 1000)
-FPS = 20.0
-FRAMES = 60
-GONE = 7  # a frame in which nobody is seen
-
-Person = list[list[float]]  # joints of x, y, confidence
-People = list[list[Person]]  # frames of people
-Write = Callable[[Path, People], None]
+from .json_files import (
+    CASES,
+    COCO,
+    FPS,
+    FRAMES,
+    GONE,
+    H36M,
+    SIZE,
+    Person,
+    Read,
+    Write,
+    detected_session,
+    dump,
+    mmpose_instance,
+    people_of,
+    read_sized,
+    standing,
+    summary,
+    told,
+    write_alphapose,
+    write_coco,
+    write_labels,
+    write_mmpose,
+    write_mmpose_list,
+    write_ultralytics,
+)
 
 
 @pytest.fixture(scope="module")
 def filmed() -> Session:
-    """Three views of one person, confidences of a detector, and one frame without anybody in the second view."""
-    made = make_sessions(1, frames=FRAMES, missing=0.05)[0]
-    keypoints = made.keypoints.copy()
-    sure = np.random.default_rng(0).uniform(0.3, 0.99, keypoints.shape[:3])
-    keypoints[..., 2] = np.where(keypoints[..., 2] > 0, sure, 0)
-    keypoints[1, GONE] = (np.nan, np.nan, 0)
-    return replace(made, keypoints=keypoints)
-
-
-def people_of(session: Session, view: int) -> People:
-    """One view as detectors hold it: a missing joint is 0, 0, 0, and a second person stands beside in odd frames."""
-    frames: People = []
-    for t, joints in enumerate(np.nan_to_num(session.keypoints[view]).tolist()):
-        seen = [joints] if any(c > 0 for _, _, c in joints) else []
-        frames.append(seen + [[[x + 30, y, c] for x, y, c in joints]] * (t % 2) * len(seen))
-    return frames
-
-
-def dump(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def mmpose_instance(person: Person) -> dict[str, Any]:
-    return {
-        "keypoints": [[x, y] for x, y, _ in person], "keypoint_scores": [c for *_, c in person],
-        "bbox": [[0.0, 0.0, 9.0, 9.0]], "bbox_score": 0.9,
-    }  # fmt: skip
-
-
-def write_mmpose(first: int) -> Write:
-    def write(place: Path, frames: People) -> None:
-        told = [{"frame_id": t, "instances": [mmpose_instance(p) for p in people]}
-                for t, people in enumerate(frames, start=first)]  # fmt: skip
-        meta = {"dataset_name": "h36m", "keypoint_id2name": {str(j): n for j, n in enumerate(H36M.joints)},
-                "sigmas": {"__ndarray__": [0.1], "dtype": "float32", "shape": [1]}}  # fmt: skip
-        dump(place.with_suffix(".json"), {"meta_info": meta, "instance_info": told})
-
-    return write
-
-
-def write_mmpose_list(place: Path, frames: People) -> None:
-    told = [{"frame_id": t, "instances": [mmpose_instance(p) for p in people]} for t, people in enumerate(frames)]
-    dump(place.with_suffix(".json"), told)
-
-
-def write_mmpose_images(place: Path, frames: People) -> None:
-    for t, people in enumerate(frames):
-        instances = [mmpose_instance(p) for p in people]
-        for instance in instances:
-            instance["keypoints"] = {"__ndarray__": instance["keypoints"], "dtype": "float32", "shape": [17, 2]}
-        dump(place / f"take2_{t:04d}.json", instances)
-
-
-def write_alphapose(place: Path, frames: People) -> None:
-    told = [
-        {"image_id": f"{t}.jpg", "category_id": 1, "keypoints": [v for joint in p for v in joint], "score": 3.2,
-         "box": [1.0, 2.0, 3.0, 4.0], "idx": [0.0]}
-        for t, people in enumerate(frames) for p in people
-    ]  # fmt: skip
-    dump(place / "alphapose-results.json", told)
-
-
-def write_coco(place: Path, frames: People) -> None:
-    told = [
-        {"image_id": t, "category_id": 1, "keypoints": [v for joint in p for v in joint], "score": 0.9}
-        for t, people in enumerate(frames) for p in people
-    ]  # fmt: skip
-    dump(place.with_suffix(".json"), told)
-
-
-def summary(person: Person) -> dict[str, Any]:
-    x, y, visible = ([joint[k] for joint in person] for k in range(3))
-    return {"name": "person", "class": 0, "confidence": 0.9, "box": {"x1": 1.0, "y1": 2.0, "x2": 3.0, "y2": 4.0},
-            "track_id": 1, "keypoints": {"x": x, "y": y, "visible": visible}}  # fmt: skip
-
-
-def write_ultralytics(place: Path, frames: People) -> None:
-    dump(place.with_suffix(".json"), [[summary(p) for p in people] for people in frames])
-
-
-def write_ultralytics_images(place: Path, frames: People) -> None:
-    for t, people in enumerate(frames):
-        dump(place / f"take2_{t}.json", [summary(p) for p in people])
-
-
-def write_labels(place: Path, frames: People) -> None:
-    place.mkdir(parents=True)
-    for t, people in enumerate(frames):
-        shares = [[v for x, y, c in p for v in (x / SIZE[0], y / SIZE[1], c)] for p in people]
-        lines = [" ".join(map(repr, [0, 0.5, 0.5, 0.1, 0.2, *share, 3])) for share in shares]
-        if lines:  # an image without people has no file
-            (place / f"take2_{t}.txt").write_text("\n".join(lines) + "\n")
-
-
-def write_openpose(place: Path, frames: People) -> None:
-    for t, people in enumerate(frames):
-        told = [{"person_id": [-1], "pose_keypoints_2d": [v for joint in p for v in joint]} for p in people]
-        dump(place / f"take2_{t:012d}_keypoints.json", {"version": 1.3, "people": told})
-
-
-def read_sized(path: Path, owner: Any, fps: float) -> Recording:
-    return read_ultralytics(path, owner, fps, SIZE)
-
-
-Read = Callable[[Path, Any, float], Recording]
-CASES: dict[str, tuple[Write, Read]] = {
-    "openpose": (write_openpose, read_openpose),
-    "mmpose demo": (write_mmpose(1), read_mmpose),
-    "mmpose inferencer": (write_mmpose(0), read_mmpose),
-    "mmpose list": (write_mmpose_list, read_mmpose),
-    "mmpose images": (write_mmpose_images, read_mmpose),
-    "alphapose": (write_alphapose, read_alphapose),
-    "coco": (write_coco, read_coco),
-    "ultralytics": (write_ultralytics, read_ultralytics),
-    "ultralytics images": (write_ultralytics_images, read_ultralytics),
-    "ultralytics labels": (write_labels, read_sized),
-}
+    return detected_session()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -210,16 +105,6 @@ def test_real_detections_become_one_session_in_whatever_form_they_come(form: str
     assert one.keypoints.shape == (4, 100, 25, 3)
     np.testing.assert_array_equal(one.keypoints, other.keypoints)
     np.testing.assert_array_equal(one.timestamps, other.timestamps)
-
-
-def told(read: Read, path: Path, owner: Any = COCO) -> str:
-    with pytest.raises(EdgeliftError) as caught:
-        read(path, owner, FPS)
-    return str(caught.value)
-
-
-def standing(score: float = 0.9, joints: int = 17) -> Person:
-    return [[100.0 + j, 200.0 + 2 * j, score] for j in range(joints)]
 
 
 def flat(person: Person) -> list[float]:
@@ -336,9 +221,6 @@ def test_files_of_views_and_of_frames_do_not_mix(tmp_path: Path) -> None:
     assert "no such file or folder" in told(read_coco, tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     assert "no .json file" in told(read_coco, tmp_path / "empty")
-
-
-# --------------------------------------------------------------------------------------------------------- broken files
 
 
 def one_file(case: str, home: Path) -> tuple[Path, Path, Read]:
@@ -459,124 +341,3 @@ def test_session_fields_of_another_type_are_told(filmed: Session, tmp_path: Path
             except EdgeliftError:
                 continue
             assert key in {"subject", "action", "camera_size", "poses_source"}, (key, stranger)
-
-
-# ----------------------------------------------------------------------------------------------------------- conversion
-
-
-@pytest.fixture
-def takes(filmed: Session, tmp_path: Path) -> Path:
-    for view, camera in enumerate(filmed.rig):
-        write_mmpose(1)(tmp_path / "takes" / camera.name, people_of(filmed, view))
-    write_rig(filmed.rig, tmp_path / "rig.toml")
-    return tmp_path
-
-
-def asked(home: Path, **changes: Any) -> Conversion:
-    rig = str(home / "rig.toml")
-    whole = Conversion(home / "takes", home / "take.npz", "mmpose", "h36m17", FPS, cameras=rig, units="m")
-    return replace(whole, **changes)
-
-
-def refused(home: Path, **changes: Any) -> str:
-    with pytest.raises(EdgeliftError) as caught:
-        convert(asked(home, **changes))
-    assert not (home / "take.npz").exists()
-    return str(caught.value)
-
-
-def test_a_conversion_chooses_the_person_all_views_see(filmed: Session, takes: Path) -> None:
-    facts, lines = convert(asked(takes))
-    assert (facts["views"], facts["frames"]) == (3, FRAMES)
-    assert lines[-1].startswith("3 views, 60 frames, h36m17")
-    session = load_session(takes / "take.npz")
-    assert session.camera_names == filmed.camera_names
-    # whoever stands beside in odd frames is as far from the lens in all views: only even frames are certain
-    np.testing.assert_array_equal(session.keypoints[:, ::2], filmed.keypoints[:, ::2])
-
-
-def test_views_without_a_rig_take_the_size_of_their_images(filmed: Session, takes: Path) -> None:
-    convert(asked(takes, cameras=None, units=None, size="1088x1920"))
-    session = load_session(takes / "take.npz")
-    assert (session.cameras, session.size(2)) == (None, (1088, 1920))
-    for size in ("1088", "0x5", "1x999999999999", "²x3", "axb"):
-        (takes / "take.npz").unlink(missing_ok=True)
-        assert "WIDTHxHEIGHT" in refused(takes, cameras=None, units=None, size=size)
-
-
-def test_what_is_not_stated_is_refused_with_what_the_files_tell(takes: Path) -> None:
-    lacking = refused(takes, skeleton=None, fps=None)
-    assert "--skeleton, --fps: received nothing; expected what the mmpose files were made with" in lacking
-    assert "17 joints (coco17 or h36m17); named pelvis, right_hip" in lacking
-    assert "cam_01 60 frames numbered 0 to 59" in lacking
-    assert refused(takes, fps=None).startswith("--fps: received nothing")
-    for format_ in ("deeplabcut", "sleap", "videopose3d", "freemocap"):
-        assert "--skeleton: received nothing" in refused(takes, format=format_, skeleton=None)
-    unit = refused(takes, units=None)
-    assert "metres" in unit
-    assert "cannot be read" in refused(takes, skeleton=None, source=takes / "absent")
-
-
-def test_flags_that_a_format_does_not_know_are_refused(takes: Path) -> None:
-    assert "--poses: received --format mmpose" in refused(takes, poses=Path("x"))
-    assert "--joints, --to: received --format mmpose" in refused(takes, joints=Path("x"), to="trc")
-    assert "--skeleton, --fps: received --format pose2d" in refused(takes, format="pose2d")
-    assert "--size: received --cameras --units as well" in refused(takes, size="10x10")
-    session = refused(takes, format="session", people="all")
-    assert "--skeleton, --fps, --cameras, --units, --people: received --format session" in session
-    assert "--to" in refused(takes, format="session", skeleton=None, fps=None, cameras=None, units=None)
-    assert "ends in .npz" in refused(takes, output=takes / "x")
-    assert "--cameras: received nothing" in refused(takes, cameras=None, units=None)
-
-
-def test_all_people_are_written_beside_each_other(
-    filmed: Session, takes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from edgelift.poses import conversion
-    from edgelift.poses.recordings import Selection
-
-    def two(recording: Recording, cameras: Any) -> list[tuple[Session, Selection]]:
-        assert [c.name for c in cameras] == [v.name for v in recording.views]
-        return [(replace(filmed, name=f"{recording.name}_{n}"), Selection(f"person {n}", ())) for n in (1, 2)]
-
-    monkeypatch.setattr(conversion, "separate_people", two)
-    facts, lines = convert(asked(takes, people="all", output=takes / "out"))
-    assert [p["session"] for p in facts["people"]] == [str(takes / "out" / f"takes_{n}.npz") for n in (1, 2)]
-    assert "person: person 2" in lines
-    convert(asked(takes, people="all", output=takes / "out" / "x.npz"))
-    names = sorted(path.name for path in (takes / "out").iterdir())
-    assert names == ["takes_1.npz", "takes_2.npz", "x_1.npz", "x_2.npz"]
-    assert "--cameras" in refused(takes, people="all", cameras=None, units=None)
-
-
-def test_a_rig_is_written_anew_in_metres(filmed: Session, tmp_path: Path) -> None:
-    cameras = [{"id": c.name, "K": c.K.tolist(), "dist": c.dist.tolist(), "R": c.R.tolist(), "t": c.t.tolist(),
-                "size": c.size} for c in filmed.rig]  # fmt: skip
-    dump(tmp_path / "rigs.json", {"rigs": {"lab": cameras}})
-    facts, _ = convert(Conversion(Path(f"{tmp_path}/rigs.json:lab"), tmp_path / "rig.toml", "cameras"))
-    assert facts["cameras"] == list(filmed.camera_names)
-    for one, other in zip(read_rig(str(tmp_path / "rig.toml"), "m"), filmed.rig, strict=True):
-        np.testing.assert_allclose(one.R, other.R, atol=1e-12)
-        np.testing.assert_allclose(one.t, other.t, atol=1e-12)
-    with pytest.raises(EdgeliftError, match=r"ends in \.toml"):
-        convert(Conversion(tmp_path / "rig.toml", tmp_path / "rig.npz", "cameras", units="m"))
-
-
-def test_joint_names_come_from_toml_or_json_and_nothing_else(tmp_path: Path) -> None:
-    from edgelift.poses.conversion import read_joint_names
-
-    (tmp_path / "a.toml").write_text('snout = "nose"\n"left paw" = "left_wrist"\n')
-    dump(tmp_path / "a.json", {"snout": "nose", "left paw": "left_wrist"})
-    assert read_joint_names(tmp_path / "a.toml") == read_joint_names(tmp_path / "a.json")
-    for name, text in (("b.toml", "snout = 1"), ("b.json", "[]"), ("c.toml", ""), ("d.toml", "x = " + "[" * 10**5)):
-        (tmp_path / name).write_text(text)
-        with pytest.raises(EdgeliftError, match=name.replace(".", r"\.")):
-            read_joint_names(tmp_path / name)
-
-
-def test_the_command_line_knows_every_format() -> None:
-    from typing import get_args
-
-    from edgelift.cli.files import Format
-
-    assert set(get_args(Format)) == set(FORMATS)
